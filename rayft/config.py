@@ -1,0 +1,290 @@
+"""The frozen tree of settings that describes one run."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+
+from rayft.errors import ConfigError
+
+ImportPath = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]
+
+
+class Section(BaseModel):
+    """Base of every section: immutable, and closed to unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class ColumnsConfig(Section):
+    """Names of the columns of a table; empty means the usual name."""
+
+    image: str | None = Field(None, description="Encoded pictures (bytes). Usual name: image.")
+    path: str | None = Field(None, description="Paths of pictures, relative to the table. Usual name: path.")
+    label: str | None = Field(None, description="Class, an integer or a string. Usual name: label.")
+    label_name: str | None = Field(None, description="Name of an integer class. Usual name: label_name.")
+    split: str | None = Field(None, description="train, validation or test. Usual name: split.")
+    group: str | None = Field(
+        None, description="Examples of one group never fall into two splits. Usual name: group."
+    )
+
+
+class AugmentConfig(Section):
+    """Random changes of training pictures; each draw depends on seed, epoch and example alone."""
+
+    horizontal_flip: bool = Field(False, description="Mirror left and right, one time in two.")
+    vertical_flip: bool = Field(False, description="Mirror top and bottom, one time in two.")
+    crop: float = Field(0.0, ge=0, lt=1, description="Largest part of each side that a crop may cut away.")
+    rotate: float = Field(0.0, ge=0, le=180, description="Largest rotation, degrees, both ways.")
+    brightness: float = Field(0.0, ge=0, le=1, description="Largest shift, as a part of the full range.")
+    contrast: float = Field(0.0, ge=0, lt=1, description="Largest relative change of contrast.")
+    saturation: float = Field(0.0, ge=0, lt=1, description="Largest relative change of saturation.")
+    hue: float = Field(0.0, ge=0, le=0.5, description="Largest rotation of hue, in turns.")
+
+
+class DataConfig(Section):
+    """Which labelled examples there are, and how they reach the network."""
+
+    source: str = Field(min_length=1, description="Folder with a folder per class, or Parquet/Arrow file; path or URI.")
+    columns: ColumnsConfig = Field(ColumnsConfig(), description="Column names, where they are not the usual ones.")
+    global_batch_size: int = Field(32, ge=1, le=65536, description="Examples per step, over all workers.")
+    image_size: int | tuple[int, int] | None = Field(
+        None, description="Side in pixels, or [height, width]; empty means the backbone's own."
+    )
+    channels: Literal[1, 3] = Field(3, description="Colour channels that the network sees.")
+    validation_fraction: float = Field(
+        0.15, ge=0, lt=1, description="Part of train held out when the data names no validation split."
+    )
+    test_fraction: float = Field(0.0, ge=0, lt=1, description="Part held out when the data names no test split.")
+    split_seed: int = Field(0, ge=0, description="Seed of the held-out parts; apart from the run's own seed.")
+    augment: AugmentConfig = Field(AugmentConfig(), description="Augmentation of training pictures.")
+    on_bad: Literal["fail", "skip"] = Field("fail", description="What to do about pictures that cannot be decoded.")
+    max_pixels: int = Field(
+        50_000_000, ge=1, le=2_000_000_000, description="Pictures with more pixels than this are bad."
+    )
+
+    @model_validator(mode="after")
+    def _sizes(self) -> DataConfig:
+        sides = self.image_size if isinstance(self.image_size, tuple) else (self.image_size or 32,)
+        for side in sides:
+            if not 8 <= side <= 4096:
+                raise ValueError(f"image_size is {self.image_size}; sides from 8 to 4096 pixels are allowed")
+        if self.validation_fraction + self.test_fraction >= 1:
+            raise ValueError("validation_fraction + test_fraction must leave something to train on (sum below 1)")
+        return self
+
+
+class ModelConfig(Section):
+    """The pretrained backbone and the task layers on top of it."""
+
+    backbone: str = Field(
+        "efficientnet_lite0",
+        min_length=1,
+        description="efficientnet_lite0, a keras.applications name, a path to a .keras file, or none.",
+    )
+    weights: str = Field("imagenet", min_length=1, description="imagenet, none, or a path to a weights file.")
+    pooling: Literal["avg", "max", "flatten"] = Field("avg", description="How feature maps become a vector.")
+    hidden: tuple[Annotated[int, Field(ge=1, le=65536)], ...] = Field(
+        (), description="Widths of the dense layers between pooling and logits."
+    )
+    activation: str = Field("relu", description="Keras activation of the hidden layers.")
+    dropout: float = Field(0.2, ge=0, lt=1, description="Dropout in front of the logits.")
+
+
+class FreezeConfig(Section):
+    """How much of the pretrained backbone stays fixed."""
+
+    depth: int | float | str = Field(
+        "all", description="Blocks frozen from the input side: a number, a fraction, a block's name, or all."
+    )
+    batch_norm: Literal["auto", "frozen", "trainable"] = Field(
+        "auto",
+        description="BatchNorm in unfrozen blocks; auto: frozen when pretrained, trainable from random weights.",
+    )
+
+    @model_validator(mode="after")
+    def _depth(self) -> FreezeConfig:
+        if isinstance(self.depth, bool) or (isinstance(self.depth, (int, float)) and self.depth < 0):
+            raise ValueError(f"depth is {self.depth}; a number of blocks, a fraction, a block's name or all is allowed")
+        if isinstance(self.depth, float) and self.depth > 1:
+            raise ValueError(f"depth is {self.depth}; a fraction lies between 0.0 and 1.0, a number of blocks is whole")
+        return self
+
+
+class OptimConfig(Section):
+    """How gradients become updates."""
+
+    name: str = Field("adam", min_length=1, description="A Keras optimizer's name, or module:function.")
+    learning_rate: float = Field(1e-3, gt=0, le=1000, description="Peak learning rate.")
+    schedule: Literal["constant", "cosine"] = Field("cosine", description="Course of the rate after warm-up.")
+    warmup_fraction: float = Field(0.05, ge=0, lt=1, description="Part of all steps with a linearly rising rate.")
+    weight_decay: float = Field(0.0, ge=0, lt=1, description="Decoupled decay; spares biases and normalisation.")
+    clip_norm: float | None = Field(
+        None, gt=0, description="Largest global norm of the gradient, clipped after the sum over workers."
+    )
+    options: dict[str, float | bool | str] = Field(
+        default_factory=dict, description="More arguments of the optimizer, such as beta_1 or momentum."
+    )
+
+
+class TrainConfig(Section):
+    """How long to train, with what loss, and what is kept."""
+
+    epochs: int = Field(10, ge=1, le=100_000, description="Passes over the training split.")
+    loss: str = Field("cross_entropy", min_length=1, description="cross_entropy, focal, or module:function.")
+    label_smoothing: float = Field(0.0, ge=0, lt=1, description="Probability moved from the label to all classes.")
+    step: ImportPath | None = Field(None, description="Own training step, module:function; empty means the built-in.")
+    metric: Literal["accuracy", "top5", "macro_f1", "log_loss", "ece"] = Field(
+        "accuracy", description="Validation metric that decides which epoch is best."
+    )
+    precision: Literal["float32", "bfloat16", "float16", "float64"] = Field(
+        "float32", description="Number format of activations; float64 is for proofs of parity."
+    )
+    checkpoint_every_steps: int | None = Field(
+        None, ge=1, description="Checkpoint in mid-epoch as well, every so many steps."
+    )
+    keep_checkpoints: int = Field(2, ge=1, le=1000, description="Latest checkpoints kept; the best is kept besides.")
+    log_every_steps: int = Field(10, ge=1, description="Steps per line of metrics.jsonl.")
+
+
+class ClusterConfig(Section):
+    """Where the run runs, and with how much."""
+
+    address: str | None = Field(None, description="Ray address; empty starts an embedded Ray on this machine.")
+    workers: int = Field(1, ge=1, le=4096, description="Training workers, one model copy each.")
+    cpus_per_worker: float = Field(1.0, gt=0, le=1024, description="CPUs of a worker; TensorFlow uses as many threads.")
+    gpus_per_worker: float = Field(0.0, ge=0, le=1, description="GPUs of a worker; one model copy uses at most one.")
+    max_failures: int = Field(3, ge=0, le=1000, description="Worker failures survived before the run fails.")
+    stall_timeout_s: float = Field(
+        300.0, ge=1, le=86400, description="A worker without progress for so long is ended and replaced."
+    )
+
+
+class RunConfig(Section):
+    """All that a run depends on."""
+
+    name: str = Field(
+        "finetune", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$", description="Name of the run and of its folder."
+    )
+    storage: str = Field(".", min_length=1, description="Holds runs/<name>/: a local path or a pyarrow filesystem URI.")
+    seed: int = Field(0, ge=0, lt=2**31, description="Seed of initial weights, order, augmentation and dropout.")
+    data: DataConfig
+    model: ModelConfig = Field(ModelConfig(), description="Backbone and head.")
+    freeze: FreezeConfig = Field(FreezeConfig(), description="Freeze depth.")
+    optim: OptimConfig = Field(OptimConfig(), description="Optimizer.")
+    train: TrainConfig = Field(TrainConfig(), description="Training loop.")
+    cluster: ClusterConfig = Field(ClusterConfig(), description="Ray resources.")
+
+    @model_validator(mode="after")
+    def _across_fields(self) -> RunConfig:
+        if self.cluster.workers > self.data.global_batch_size:
+            raise ValueError(
+                f"cluster.workers is {self.cluster.workers}, data.global_batch_size is {self.data.global_batch_size}; "
+                "every worker needs at least one example of a batch"
+            )
+        if self.model.backbone == "none" and self.model.pooling != "flatten":
+            raise ValueError(f"model.pooling is {self.model.pooling}; without a backbone only flatten is allowed")
+        return self
+
+
+def load_config(path: str | Path, overrides: tuple[str, ...] = ()) -> RunConfig:
+    """Read a YAML file, apply ``a.b=value`` overrides, and check the result.
+
+    A relative ``data.source`` or weights path stays relative to the working directory.
+
+    Raises:
+        ConfigError: The file is unreadable, is not YAML, or a value is not allowed.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"Cannot read the config {str(path)!r}: {error}.", "Give the path of a YAML file.") from None
+    try:
+        raw = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        where = " ".join(str(error).split())
+        raise ConfigError(f"{path} is not valid YAML: {where}.", "Mend the file at that place.") from None
+    if not isinstance(raw, dict):
+        raise ConfigError(
+            f"{path} holds {type(raw).__name__}, not a mapping of sections.", "Start with `data:` and its `source:`."
+        )
+    for override in overrides:
+        _apply_override(raw, override)
+    return parse_config(raw)
+
+
+def parse_config(raw: dict[str, Any]) -> RunConfig:
+    """Check a plain mapping against the tree.
+
+    Raises:
+        ConfigError: Names every wrong field, its value and what is allowed.
+    """
+    try:
+        return RunConfig.model_validate(raw)
+    except ValidationError as error:
+        problems = [_describe(problem) for problem in error.errors()]
+        raise ConfigError("\n".join(problems), "Change these values; `rayft schema` prints all fields.") from None
+
+
+def dump_config(config: RunConfig) -> str:
+    """Return the whole resolved config as YAML that loads to the same config."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def json_schema() -> str:
+    """Return the JSON Schema of a config file, for editors."""
+    return json.dumps(RunConfig.model_json_schema(), indent=2)
+
+
+def _apply_override(raw: dict[str, Any], override: str) -> None:
+    key, separator, text = override.partition("=")
+    parts = key.strip().split(".")
+    if not separator or not all(parts):
+        raise ConfigError(f"--set got {override!r}; it takes section.field=value.", "Example: --set train.epochs=3")
+    try:
+        value = _number(yaml.safe_load(text))
+    except yaml.YAMLError:
+        raise ConfigError(f"--set {key}: {text!r} is not a YAML value.", "Quote the value.") from None
+    node = raw
+    for part in parts[:-1]:
+        child = node.setdefault(part, {})
+        if not isinstance(child, dict):
+            raise ConfigError(f"--set {key}: {part!r} holds a value, not a section.", "Name a field of a section.")
+        node = child
+    node[parts[-1]] = value
+
+
+def _number(value: Any) -> Any:
+    """YAML 1.1 reads 1e-3 as text; people mean the number."""
+    if isinstance(value, str) and re.fullmatch(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+", value):
+        return float(value)
+    return value
+
+
+def _describe(problem: Any) -> str:
+    where = ".".join(str(part) for part in problem["loc"] if not str(part).startswith(("function-", "lax-")))
+    if problem["type"] == "extra_forbidden":
+        names = _fields_at(problem["loc"][:-1])
+        near = difflib.get_close_matches(str(problem["loc"][-1]), names, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(names)}."
+        return f"{where}: unknown key; {hint}"
+    if problem["type"] == "missing":
+        return f"{where}: is required."
+    if problem["type"] == "value_error":
+        message = str(problem["ctx"]["error"])
+        return f"{where}: {message}." if where else f"{message}."
+    return f"{where}: got {problem['input']!r}; {problem['msg'][0].lower()}{problem['msg'][1:]}."
+
+
+def _fields_at(location: tuple[int | str, ...]) -> list[str]:
+    section: Any = RunConfig
+    for part in location:
+        annotation = section.model_fields[str(part)].annotation
+        section = annotation
+    return list(section.model_fields)
