@@ -1,0 +1,87 @@
+"""Classification metrics, exact over a whole split for any number of workers."""
+
+from __future__ import annotations
+
+import numpy as np
+import tensorflow as tf
+
+CALIBRATION_BINS = 15
+LOWER_IS_BETTER = ("log_loss", "ece")
+
+
+def metric_sums(labels: tf.Tensor, logits: tf.Tensor, weight: tf.Tensor) -> tf.Tensor:
+    """Return sums over examples from which every metric follows.
+
+    Sums of several batches, or of several workers, are added to give those of the whole.
+
+    Args:
+        labels: int32 [b].
+        logits: float [b, classes].
+        weight: float [b], 0 marks padding.
+
+    Returns:
+        float64 [4 + 3 * classes + 3 * bins]: examples, correct, correct among the best five, log-loss;
+        per class: labelled, predicted, both; per confidence bin: examples, correct, confidence.
+    """
+    classes = logits.shape[-1]
+    logits = tf.cast(logits, tf.float64)
+    weight = tf.cast(weight, tf.float64)
+    predicted = tf.argmax(logits, axis=1, output_type=tf.int32)
+    correct = weight * tf.cast(predicted == labels, tf.float64)
+    in_top = weight * tf.cast(tf.math.in_top_k(labels, tf.cast(logits, tf.float32), k=min(5, classes)), tf.float64)
+    nll = weight * tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
+    confidence = tf.reduce_max(tf.nn.softmax(logits), axis=1)
+    bins = tf.clip_by_value(tf.cast(tf.math.ceil(confidence * CALIBRATION_BINS), tf.int32) - 1, 0, CALIBRATION_BINS - 1)
+
+    def per(index: tf.Tensor, values: tf.Tensor, size: int) -> tf.Tensor:
+        return tf.math.unsorted_segment_sum(values, index, size)
+
+    return tf.concat(
+        [
+            tf.stack([tf.reduce_sum(value) for value in (weight, correct, in_top, nll)]),
+            per(labels, weight, classes),
+            per(predicted, weight, classes),
+            per(labels, correct, classes),
+            per(bins, weight, CALIBRATION_BINS),
+            per(bins, correct, CALIBRATION_BINS),
+            per(bins, weight * confidence, CALIBRATION_BINS),
+        ],
+        axis=0,
+    )
+
+
+def sums_size(classes: int) -> int:
+    """Return the length of the vector that ``metric_sums`` gives."""
+    return 4 + 3 * classes + 3 * CALIBRATION_BINS
+
+
+def metrics_from_sums(sums: np.ndarray, classes: int) -> dict[str, float]:
+    """Turn sums over a whole split into metrics.
+
+    macro_f1 averages 2 TP / (labelled + predicted) over the classes that occur among labels or
+    predictions. ece is the expected calibration error over 15 equal bins (Guo et al. 2017,
+    arXiv:1706.04599). log_loss is in nats.
+
+    Args:
+        sums: float64, of ``metric_sums``, summed over all batches and workers.
+        classes: Number of classes.
+    """
+    examples, correct, in_top, nll = sums[:4]
+    labelled, predicted, both = sums[4 : 4 + 3 * classes].reshape(3, classes)
+    size, right, confidence = sums[4 + 3 * classes :].reshape(3, CALIBRATION_BINS)
+    occurring = labelled + predicted > 0
+    f1 = 2 * both[occurring] / (labelled + predicted)[occurring]
+    return {
+        "accuracy": float(correct / examples),
+        "top5": float(in_top / examples),
+        "macro_f1": float(np.mean(f1)),
+        "log_loss": float(nll / examples),
+        "ece": float(np.sum(np.abs(right - confidence)) / np.sum(size)),
+    }
+
+
+def is_better(metric: str, value: float, than: float | None) -> bool:
+    """Tell whether ``value`` is strictly better than ``than``; None is worse than anything."""
+    if than is None:
+        return True
+    return value < than if metric in LOWER_IS_BETTER else value > than

@@ -1,0 +1,177 @@
+"""One optimizer update over all trainable variables, held as a few flat vectors."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from rayft.config import OptimConfig
+from rayft.errors import ConfigError
+from rayft.imports import load_object
+from rayft.learn.schedule import learning_rate
+
+# Their update of an element depends on that element's own history alone, so that one update of the
+# concatenation equals the updates of the parts, at a fraction of the operations.
+ELEMENTWISE = {
+    optimizer.__name__.lower(): optimizer
+    for optimizer in (
+        keras.optimizers.SGD,
+        keras.optimizers.RMSprop,
+        keras.optimizers.Adam,
+        keras.optimizers.AdamW,
+        keras.optimizers.Adadelta,
+        keras.optimizers.Adagrad,
+        keras.optimizers.Adamax,
+        keras.optimizers.Nadam,
+        keras.optimizers.Ftrl,
+        keras.optimizers.Lion,
+    )
+}
+PER_VARIABLE = {
+    optimizer.__name__.lower(): optimizer
+    for optimizer in (keras.optimizers.Adafactor, keras.optimizers.Lamb, keras.optimizers.Muon)
+}
+OWN_FIELDS = {
+    "learning_rate": "optim.learning_rate",
+    "weight_decay": "optim.weight_decay",
+    "global_clipnorm": "optim.clip_norm",
+}
+UNSUPPORTED = ("clipnorm", "clipvalue", "use_ema", "ema_momentum", "ema_overwrite_frequency", "loss_scale_factor")
+UNSUPPORTED += ("gradient_accumulation_steps", "name")
+
+
+def get_optimizer(config: OptimConfig) -> keras.optimizers.Optimizer:
+    """Build the Keras optimizer that the config names.
+
+    Raises:
+        ConfigError: Unknown name or option, or an option that has a field of its own.
+    """
+    for option in config.options:
+        if option in OWN_FIELDS:
+            raise ConfigError(f"optim.options has {option!r}, which has its own field.", f"Use {OWN_FIELDS[option]}.")
+        if option in UNSUPPORTED:
+            raise ConfigError(f"optim.options has {option!r}, which the loop does not apply.", "Remove it.")
+    known = {**ELEMENTWISE, **PER_VARIABLE}
+    if ":" in config.name:
+        factory = load_object(config.name, purpose="optim.name")
+    elif config.name.lower() in known:
+        factory = known[config.name.lower()]
+    else:
+        raise ConfigError(
+            f"optim.name is {config.name!r}; {', '.join(sorted(known))} or module:function is allowed.",
+            "Choose one of these.",
+        )
+    try:
+        optimizer = factory(learning_rate=config.learning_rate, **config.options)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(
+            f"optim.options {config.options} does not suit {config.name}: {error}", "See the optimizer's arguments."
+        ) from None
+    if not isinstance(optimizer, keras.optimizers.Optimizer):
+        raise ConfigError(
+            f"optim.name {config.name!r} gave {type(optimizer).__name__}, not a Keras optimizer.", "Return one."
+        )
+    # Decay is applied here for all optimizers alike; AdamW and Lamb bring a default of their own.
+    optimizer.weight_decay = None
+    return optimizer
+
+
+class Updater:
+    """Turns gradients, already summed over replicas, into new weights.
+
+    Attributes:
+        order: Indices of the variables in the order of the flat gradient: decayed ones first.
+        state: The variables of the optimizer and the flat weights, by name.
+    """
+
+    def __init__(
+        self, config: OptimConfig, variables: list[keras.Variable], local: list[tf.Variable], total_steps: int
+    ) -> None:
+        """Build the optimizer's state.
+
+        Args:
+            config: Optimizer, schedule, decay and clipping.
+            variables: The trainable variables, for their roles.
+            local: This replica's component of each of them.
+            total_steps: Steps of the whole run, for the schedule.
+        """
+        self._config = config
+        self._total_steps = total_steps
+        self._optimizer = get_optimizer(config)
+        decayed = [index for index, variable in enumerate(variables) if _decays(variable)]
+        spared = [index for index in range(len(variables)) if index not in set(decayed)]
+        self.order = decayed + spared
+        self._decayed_size = sum(int(np.prod(local[index].shape)) for index in decayed)
+        self._targets = [local[index] for index in self.order]
+        self._sizes = [int(np.prod(target.shape)) for target in self._targets]
+        self._flat = type(self._optimizer) in ELEMENTWISE.values()
+        if self._flat:
+            self._weights = [keras.Variable(self._concatenated(), name="flat_weights", trainable=True)]
+        else:
+            self._weights = [
+                keras.Variable(target.numpy(), name=f"weight_{index}") for index, target in enumerate(self._targets)
+            ]
+        self._optimizer.build(self._weights)
+
+    @property
+    def state(self) -> list[keras.Variable]:
+        """The optimizer's own variables, learning rate left out."""
+        return [v for v in self._optimizer.variables if v is not self._optimizer._learning_rate]
+
+    def reload(self) -> None:
+        """Take the weights anew from the model, after they were restored."""
+        if self._flat:
+            self._weights[0].assign(self._concatenated())
+        else:
+            for weight, target in zip(self._weights, self._targets, strict=True):
+                weight.assign(target)
+
+    def apply(self, gradient: tf.Tensor, step: tf.Tensor) -> None:
+        """Clip, decay, update, and write the weights back to the model.
+
+        Args:
+            gradient: float [n], all gradients flat, in ``order``, summed over replicas.
+            step: int64 [], steps done before this one.
+        """
+        if self._config.clip_norm is not None:
+            gradient = tf.clip_by_norm(gradient, tf.cast(self._config.clip_norm, gradient.dtype))
+        rate = tf.cast(learning_rate(self._config, step, self._total_steps), gradient.dtype)
+        keep = 1 - rate * self._config.weight_decay
+        if self._flat:
+            self._update_flat(gradient, rate, keep)
+        else:
+            self._update_each(gradient, rate, keep)
+        self._optimizer.iterations.assign_add(1)
+
+    def _update_flat(self, gradient: tf.Tensor, rate: tf.Tensor, keep: tf.Tensor) -> None:
+        (weights,) = self._weights
+        if self._config.weight_decay and self._decayed_size:
+            factor = tf.concat(
+                [
+                    tf.fill([self._decayed_size], keep),
+                    tf.ones([sum(self._sizes) - self._decayed_size], gradient.dtype),
+                ],
+                axis=0,
+            )
+            weights.assign(weights * factor)
+        self._optimizer.update_step(gradient, weights, rate)
+        for target, part in zip(self._targets, tf.split(weights.value, self._sizes), strict=True):
+            target.assign(tf.reshape(part, target.shape))
+
+    def _update_each(self, gradient: tf.Tensor, rate: tf.Tensor, keep: tf.Tensor) -> None:
+        before = 0
+        for weight, target, part in zip(self._weights, self._targets, tf.split(gradient, self._sizes), strict=True):
+            if self._config.weight_decay and before < self._decayed_size:
+                weight.assign(weight * keep)
+            before += int(np.prod(target.shape))
+            self._optimizer.update_step(tf.reshape(part, target.shape), weight, rate)
+            target.assign(weight.value)
+
+    def _concatenated(self) -> np.ndarray:
+        return np.concatenate([target.numpy().ravel() for target in self._targets])
+
+
+def _decays(variable: keras.Variable) -> bool:
+    """Biases and the vectors of normalisation layers have one dimension."""
+    return len(variable.shape) > 1
