@@ -1,0 +1,153 @@
+"""Checkpoints of a run: written whole or not at all, found again after a crash."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+
+from rayft.errors import StorageError
+from rayft.learn.step import Task, frozen_variables, state_variables
+from rayft.storage import Storage
+
+FORMAT = 1
+PREFIX = "step-"
+
+
+@dataclass(frozen=True)
+class Position:
+    """How far a run has come.
+
+    Attributes:
+        epoch: Epochs finished.
+        step: Steps done in the whole run.
+        best: Epoch, step and value of the best validation metric so far, or None.
+    """
+
+    epoch: int = 0
+    step: int = 0
+    best: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Checkpoints:
+    """The folder that holds a run's checkpoints.
+
+    A checkpoint is a folder with ``state.npz`` and, written last, ``position.json``, which carries the
+    digest of the former. A folder without it was never committed.
+    """
+
+    folder: Storage
+    keep: int = field(default=2)
+
+    def save(self, task: Task, position: Position) -> None:
+        """Write a checkpoint of the trainable state; when this returns it is committed."""
+        where = self.folder / _name(position.step)
+        where.make_folder()
+        state = dump_state(task)
+        (where / "state.npz").write_bytes(state)
+        commit = {
+            "format": FORMAT,
+            "state_sha256": hashlib.sha256(state).hexdigest(),
+            "frozen_sha256": digest(frozen_variables(task)),
+            **asdict(position),
+        }
+        (where / "position.json").write_bytes(json.dumps(commit, indent=1).encode())
+        self._prune(position)
+
+    def latest(self) -> Position | None:
+        """Return the newest committed position whose files are whole; damaged ones are passed over."""
+        for step in reversed(self.steps()):
+            commit = self._commit(step)
+            if commit is not None:
+                return Position(commit["epoch"], commit["step"], commit["best"])
+        return None
+
+    def restore(self, task: Task, step: int) -> None:
+        """Load the checkpoint of ``step`` into the task.
+
+        Raises:
+            StorageError: The checkpoint is gone, or belongs to other frozen weights or another network.
+        """
+        commit = self._commit(step)
+        if commit is None:
+            raise StorageError(f"Checkpoint {self.folder.uri}/{_name(step)} is missing or damaged.", "Use --fresh.")
+        if commit["frozen_sha256"] != digest(frozen_variables(task)):
+            raise StorageError(
+                f"Checkpoint {_name(step)} was made on other pretrained weights than those loaded now.",
+                "Restore the weights file, or start anew with --fresh.",
+            )
+        load_state(task, (self.folder / _name(step) / "state.npz").read_bytes())
+
+    def steps(self) -> list[int]:
+        """Steps of the committed checkpoints, ascending."""
+        names = self.folder.list() if self.folder.exists() else []
+        found = [int(name[len(PREFIX) :]) for name in names if name.startswith(PREFIX)]
+        return sorted(step for step in found if (self.folder / _name(step) / "position.json").exists())
+
+    def remove_orphans(self) -> list[str]:
+        """Delete folders that were begun and never committed; returns their names."""
+        names = self.folder.list() if self.folder.exists() else []
+        committed = {_name(step) for step in self.steps()}
+        orphans = [name for name in names if name.startswith(PREFIX) and name not in committed]
+        for name in orphans:
+            (self.folder / name).delete()
+        return orphans
+
+    def _commit(self, step: int) -> dict[str, Any] | None:
+        try:
+            commit = json.loads((self.folder / _name(step) / "position.json").read_bytes())
+            state = (self.folder / _name(step) / "state.npz").read_bytes()
+        except (StorageError, ValueError):
+            return None
+        return commit if commit.get("state_sha256") == hashlib.sha256(state).hexdigest() else None
+
+    def _prune(self, position: Position) -> None:
+        steps = self.steps()
+        kept = set(steps[-self.keep :])
+        if position.best:
+            kept.add(position.best["step"])
+        for step in steps:
+            if step not in kept:
+                (self.folder / _name(step)).delete()
+
+
+def dump_state(task: Task) -> bytes:
+    """Return all variables that a step may change as an uncompressed npz."""
+    arrays = {f"{index:05d}": np.asarray(variable) for index, variable in enumerate(state_variables(task))}
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
+    return buffer.getvalue()
+
+
+def load_state(task: Task, state: bytes) -> None:
+    """Assign what ``dump_state`` gave.
+
+    Raises:
+        StorageError: Number or shapes of the variables differ.
+    """
+    variables = state_variables(task)
+    with np.load(io.BytesIO(state), allow_pickle=False) as arrays:
+        same = len(arrays.files) == len(variables) and all(
+            arrays[f"{index:05d}"].shape == tuple(variable.shape) for index, variable in enumerate(variables)
+        )
+        if not same:
+            raise StorageError("The checkpoint belongs to another network or optimizer.", "Start anew with --fresh.")
+        for index, variable in enumerate(variables):
+            variable.assign(arrays[f"{index:05d}"])
+
+
+def digest(variables: list[Any]) -> str:
+    """Return the sha256 over the values of variables, in order."""
+    total = hashlib.sha256()
+    for variable in variables:
+        total.update(np.ascontiguousarray(np.asarray(variable)).tobytes())
+    return total.hexdigest()
+
+
+def _name(step: int) -> str:
+    return f"{PREFIX}{step:09d}"

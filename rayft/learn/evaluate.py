@@ -1,0 +1,52 @@
+"""Metrics of the network over a whole split, computed by all workers together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import tensorflow as tf
+
+from rayft.learn.metrics import metric_sums, metrics_from_sums, sums_size
+from rayft.learn.step import Task
+
+BATCHES_PER_CALL = 8
+
+
+def make_evaluate(task: Task, classes: int, alive: Callable[[], None] = lambda: None) -> Callable:
+    """Return ``evaluate(batches) -> metrics``, compiled once and used for every split.
+
+    Args:
+        task: Network and replicas.
+        classes: Number of classes.
+        alive: Called after every few batches, so that a watchdog sees progress.
+    """
+    strategy = tf.distribute.get_strategy()
+    size = sums_size(classes)
+
+    def batch_sums(batch: dict[str, tf.Tensor]) -> tf.Tensor:
+        return metric_sums(batch["label"], task.model(batch["image"], training=False), batch["weight"])
+
+    @tf.function
+    def run_batches(iterator: tf.data.Iterator, count: tf.Tensor) -> tf.Tensor:
+        sums = tf.zeros([size], tf.float64)
+        for _ in tf.range(count):
+            sums += tf.ensure_shape(strategy.run(batch_sums, args=(next(iterator),)), [size])
+        return sums
+
+    @tf.function
+    def over_replicas(sums: tf.Tensor) -> tf.Tensor:
+        return strategy.run(task.all_reduce, args=(sums,))
+
+    def evaluate(batches: tf.data.Dataset) -> dict[str, float]:
+        # Every replica has the same number of batches, short ones padded.
+        left = int(batches.cardinality())
+        iterator = iter(batches)
+        sums = tf.zeros([size], tf.float64)
+        while left > 0:
+            count = min(left, BATCHES_PER_CALL)
+            sums += run_batches(iterator, tf.constant(count))
+            left -= count
+            alive()
+        return metrics_from_sums(over_replicas(sums).numpy(), classes)
+
+    return evaluate

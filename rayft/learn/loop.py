@@ -1,0 +1,137 @@
+"""The training loop: epochs of compiled steps, each followed by an evaluation."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import tensorflow as tf
+
+from rayft.errors import RunFailed
+from rayft.learn.step import Task
+
+CALL_TARGET_S = 1.0
+MAX_STEPS_PER_CALL = 256
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which steps a run takes; a step is one global batch."""
+
+    steps_per_epoch: int
+    epochs: int
+    start_step: int = 0
+    checkpoint_every_steps: int | None = None
+
+    @property
+    def total_steps(self) -> int:
+        """Steps of the whole run."""
+        return self.steps_per_epoch * self.epochs
+
+    def until_pause(self, step: int) -> int:
+        """Steps from ``step`` to the next end of an epoch or checkpoint."""
+        left = self.steps_per_epoch - step % self.steps_per_epoch
+        if self.checkpoint_every_steps:
+            left = min(left, self.checkpoint_every_steps - step % self.checkpoint_every_steps)
+        return left
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What happened since the previous pause of the loop.
+
+    Attributes:
+        step: Steps done so far, in the whole run.
+        losses: float64 [n], global mean loss of each of the latest n steps.
+        seconds: Wall time of these steps.
+        stopping: Some replica was asked to stop; nothing follows.
+        metrics: Validation metrics at the end of an epoch, else None.
+    """
+
+    step: int
+    losses: np.ndarray
+    seconds: float
+    stopping: bool
+    metrics: dict[str, float] | None
+
+
+def train_epochs(
+    task: Task,
+    batches: tf.data.Dataset,
+    evaluate: Callable[[], dict[str, float]],
+    plan: Plan,
+    *,
+    stop_requested: Callable[[], bool] = lambda: False,
+) -> Iterator[Progress]:
+    """Train from ``plan.start_step`` to the end, pausing about once a second and at each end of an epoch.
+
+    Every replica walks the same path: whether to stop, and how many steps the next call takes, are agreed
+    in a collective, never decided by one.
+
+    Args:
+        task: Network, loss and update.
+        batches: This replica's slices of the global batches from ``plan.start_step`` on.
+        evaluate: Returns validation metrics of the whole split; a collective.
+        plan: Which steps to take.
+        stop_requested: Asked once a pause; true on any replica stops all.
+
+    Raises:
+        RunFailed: A loss is not finite.
+    """
+    run_steps = compile_steps(task)
+    iterator = iter(batches)
+    step, steps_per_call, seconds = plan.start_step, 1, 0.0
+    stopping = False
+    while step < plan.total_steps and not stopping:
+        count = min(steps_per_call, plan.until_pause(step))
+        started = time.perf_counter()
+        signals = tf.constant([float(stop_requested()), seconds / max(steps_per_call, 1)], tf.float64)
+        losses, agreed = (result.numpy() for result in run_steps(iterator, tf.constant(count), signals))
+        seconds = time.perf_counter() - started
+        _check_finite(losses, step, plan.steps_per_epoch)
+        step += count
+        stopping = bool(agreed[0] > 0)
+        at_epoch_end = step % plan.steps_per_epoch == 0
+        yield Progress(step, losses, seconds, stopping, evaluate() if at_epoch_end else None)
+        steps_per_call = _next_call(steps_per_call, float(agreed[1]) / task.num_replicas)
+        seconds *= steps_per_call / count
+
+
+def compile_steps(task: Task) -> Callable:
+    """Return a compiled function that takes many steps a call, with no Python in between.
+
+    It maps (iterator of batches, number of steps, signals [k]) to (losses [steps], signals summed over
+    replicas [k]).
+    """
+    strategy = tf.distribute.get_strategy()
+
+    @tf.function
+    def run_steps(
+        iterator: tf.data.Iterator, count: tf.Tensor, signals: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        losses = tf.TensorArray(tf.float64, size=count)
+        for index in tf.range(count):
+            loss = strategy.run(task.run_step, args=(next(iterator),))
+            losses = losses.write(index, tf.cast(loss, tf.float64))
+        return losses.stack(), strategy.run(task.all_reduce, args=(signals,))
+
+    return run_steps
+
+
+def _next_call(steps_per_call: int, step_s: float) -> int:
+    """Steps that take about a second; grows at most fourfold, since first steps are slow to trace."""
+    if step_s <= 0:
+        return steps_per_call
+    return max(1, min(int(CALL_TARGET_S / step_s), steps_per_call * 4, MAX_STEPS_PER_CALL))
+
+
+def _check_finite(losses: np.ndarray, step: int, steps_per_epoch: int) -> None:
+    bad = np.flatnonzero(~np.isfinite(losses))
+    if bad.size:
+        at = step + int(bad[0])
+        raise RunFailed(
+            f"The loss is {losses[bad[0]]} at epoch {at // steps_per_epoch + 1}, step {at + 1}.",
+            "Lower optim.learning_rate, set optim.clip_norm, or look at the data of that step.",
+        )
