@@ -2,24 +2,49 @@
 
 from __future__ import annotations
 
-import difflib
 import json
-import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
+from rayft.config_problems import IMPORT_PATTERN, NAME_PATTERN, describe_problem, show_value
 from rayft.errors import ConfigError
+from rayft.yaml_text import read_yaml, write_yaml
 
-ImportPath = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]
+# Larger files are no configs; reading one whole could exhaust memory.
+_MAX_CONFIG_BYTES = 1_000_000
+
+ImportPath = Annotated[str, StringConstraints(pattern=IMPORT_PATTERN)]
+
+Name = Annotated[str, StringConstraints(min_length=1)]
+Side = Annotated[int, Field(ge=8, le=4096)]
+Width = Annotated[int, Field(ge=1, le=65536)]
 
 
 class Section(BaseModel):
     """Base of every section: immutable, and closed to unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _bools_are_no_numbers(cls, value: Any, info: ValidationInfo) -> Any:
+        field = cls.model_fields[str(info.field_name)]
+        if isinstance(value, bool) and field.annotation is not bool:
+            raise ValueError(f"{str(value).lower()} is not allowed here")
+        if isinstance(value, list) and any(isinstance(item, bool) for item in value):
+            raise ValueError("true and false are not allowed in this list")
+        return value
 
 
 class ColumnsConfig(Section):
@@ -30,9 +55,7 @@ class ColumnsConfig(Section):
     label: str | None = Field(None, description="Class, an integer or a string. Usual name: label.")
     label_name: str | None = Field(None, description="Name of an integer class. Usual name: label_name.")
     split: str | None = Field(None, description="train, validation or test. Usual name: split.")
-    group: str | None = Field(
-        None, description="Examples of one group never fall into two splits. Usual name: group."
-    )
+    group: str | None = Field(None, description="Examples of one group never fall into two splits. Usual name: group.")
 
 
 class AugmentConfig(Section):
@@ -54,7 +77,7 @@ class DataConfig(Section):
     source: str = Field(min_length=1, description="Folder with a folder per class, or Parquet/Arrow file; path or URI.")
     columns: ColumnsConfig = Field(ColumnsConfig(), description="Column names, where they are not the usual ones.")
     global_batch_size: int = Field(32, ge=1, le=65536, description="Examples per step, over all workers.")
-    image_size: int | tuple[int, int] | None = Field(
+    image_size: Side | tuple[Side, Side] | None = Field(
         None, description="Side in pixels, or [height, width]; empty means the backbone's own."
     )
     channels: Literal[1, 3] = Field(3, description="Colour channels that the network sees.")
@@ -70,13 +93,12 @@ class DataConfig(Section):
     )
 
     @model_validator(mode="after")
-    def _sizes(self) -> DataConfig:
-        sides = self.image_size if isinstance(self.image_size, tuple) else (self.image_size or 32,)
-        for side in sides:
-            if not 8 <= side <= 4096:
-                raise ValueError(f"image_size is {self.image_size}; sides from 8 to 4096 pixels are allowed")
+    def _something_is_left_to_train_on(self) -> DataConfig:
         if self.validation_fraction + self.test_fraction >= 1:
-            raise ValueError("validation_fraction + test_fraction must leave something to train on (sum below 1)")
+            raise ValueError(
+                f"validation_fraction is {self.validation_fraction}, test_fraction is {self.test_fraction}; "
+                "their sum must be below 1, to leave something to train on"
+            )
         return self
 
 
@@ -90,9 +112,7 @@ class ModelConfig(Section):
     )
     weights: str = Field("imagenet", min_length=1, description="imagenet, none, or a path to a weights file.")
     pooling: Literal["avg", "max", "flatten"] = Field("avg", description="How feature maps become a vector.")
-    hidden: tuple[Annotated[int, Field(ge=1, le=65536)], ...] = Field(
-        (), description="Widths of the dense layers between pooling and logits."
-    )
+    hidden: tuple[Width, ...] = Field((), description="Widths of the dense layers between pooling and logits.")
     activation: str = Field("relu", description="Keras activation of the hidden layers.")
     dropout: float = Field(0.2, ge=0, lt=1, description="Dropout in front of the logits.")
 
@@ -100,21 +120,13 @@ class ModelConfig(Section):
 class FreezeConfig(Section):
     """How much of the pretrained backbone stays fixed."""
 
-    depth: int | float | str = Field(
+    depth: Annotated[int, Field(ge=0)] | Annotated[float, Field(ge=0, le=1)] | Name = Field(
         "all", description="Blocks frozen from the input side: a number, a fraction, a block's name, or all."
     )
     batch_norm: Literal["auto", "frozen", "trainable"] = Field(
         "auto",
         description="BatchNorm in unfrozen blocks; auto: frozen when pretrained, trainable from random weights.",
     )
-
-    @model_validator(mode="after")
-    def _depth(self) -> FreezeConfig:
-        if isinstance(self.depth, bool) or (isinstance(self.depth, (int, float)) and self.depth < 0):
-            raise ValueError(f"depth is {self.depth}; a number of blocks, a fraction, a block's name or all is allowed")
-        if isinstance(self.depth, float) and self.depth > 1:
-            raise ValueError(f"depth is {self.depth}; a fraction lies between 0.0 and 1.0, a number of blocks is whole")
-        return self
 
 
 class OptimConfig(Section):
@@ -137,7 +149,9 @@ class TrainConfig(Section):
     """How long to train, with what loss, and what is kept."""
 
     epochs: int = Field(10, ge=1, le=100_000, description="Passes over the training split.")
-    loss: str = Field("cross_entropy", min_length=1, description="cross_entropy, focal, or module:function.")
+    loss: Literal["cross_entropy", "focal"] | ImportPath = Field(
+        "cross_entropy", description="cross_entropy, focal, or module:function (see examples/digits)."
+    )
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="Probability moved from the label to all classes.")
     step: ImportPath | None = Field(None, description="Own training step, module:function; empty means the built-in.")
     metric: Literal["accuracy", "top5", "macro_f1", "log_loss", "ece"] = Field(
@@ -169,9 +183,7 @@ class ClusterConfig(Section):
 class RunConfig(Section):
     """All that a run depends on."""
 
-    name: str = Field(
-        "finetune", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$", description="Name of the run and of its folder."
-    )
+    name: str = Field("finetune", pattern=NAME_PATTERN, description="Name of the run and of its folder.")
     storage: str = Field(".", min_length=1, description="Holds runs/<name>/: a local path or a pyarrow filesystem URI.")
     seed: int = Field(0, ge=0, lt=2**31, description="Seed of initial weights, order, augmentation and dropout.")
     data: DataConfig
@@ -202,17 +214,18 @@ def load_config(path: str | Path, overrides: tuple[str, ...] = ()) -> RunConfig:
         ConfigError: The file is unreadable, is not YAML, or a value is not allowed.
     """
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        with Path(path).open(encoding="utf-8") as file:
+            text = file.read(_MAX_CONFIG_BYTES + 1)
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"Cannot read the config {str(path)!r}: {error}.", "Give the path of a YAML file.") from None
-    try:
-        raw = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        where = " ".join(str(error).split())
-        raise ConfigError(f"{path} is not valid YAML: {where}.", "Mend the file at that place.") from None
+    if len(text) > _MAX_CONFIG_BYTES:
+        raise ConfigError(
+            f"{path} has over {_MAX_CONFIG_BYTES:,} characters; that is no config.", "Give the path of a YAML file."
+        )
+    raw = read_yaml(text, str(path))
     if not isinstance(raw, dict):
         raise ConfigError(
-            f"{path} holds {type(raw).__name__}, not a mapping of sections.", "Start with `data:` and its `source:`."
+            f"{path} holds {show_value(raw)}, not a mapping of sections.", "Start with `data:` and its `source:`."
         )
     for override in overrides:
         _apply_override(raw, override)
@@ -228,18 +241,22 @@ def parse_config(raw: dict[str, Any]) -> RunConfig:
     try:
         return RunConfig.model_validate(raw)
     except ValidationError as error:
-        problems = [_describe(problem) for problem in error.errors()]
-        raise ConfigError("\n".join(problems), "Change these values; `rayft schema` prints all fields.") from None
+        # A field of several types gives an error per type; one line is enough.
+        lines = dict.fromkeys(describe_problem(problem, raw, RunConfig) for problem in error.errors(include_url=False))
+        raise ConfigError(
+            "\n".join(lines), "Correct it in the file or with --set; `rayft schema` lists every field."
+        ) from None
 
 
 def dump_config(config: RunConfig) -> str:
     """Return the whole resolved config as YAML that loads to the same config."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    return write_yaml(config.model_dump(mode="json"))
 
 
 def json_schema() -> str:
     """Return the JSON Schema of a config file, for editors."""
-    return json.dumps(RunConfig.model_json_schema(), indent=2)
+    schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", **RunConfig.model_json_schema()}
+    return json.dumps(schema, indent=2)
 
 
 def _apply_override(raw: dict[str, Any], override: str) -> None:
@@ -247,44 +264,15 @@ def _apply_override(raw: dict[str, Any], override: str) -> None:
     parts = key.strip().split(".")
     if not separator or not all(parts):
         raise ConfigError(f"--set got {override!r}; it takes section.field=value.", "Example: --set train.epochs=3")
-    try:
-        value = _number(yaml.safe_load(text))
-    except yaml.YAMLError:
-        raise ConfigError(f"--set {key}: {text!r} is not a YAML value.", "Quote the value.") from None
+    value = read_yaml(text, f"--set {key}: {text!r}")
     node = raw
     for part in parts[:-1]:
-        child = node.setdefault(part, {})
-        if not isinstance(child, dict):
-            raise ConfigError(f"--set {key}: {part!r} holds a value, not a section.", "Name a field of a section.")
-        node = child
+        # An empty section of a YAML file reads as None.
+        if node.get(part) is None:
+            node[part] = {}
+        node = node[part]
+        if not isinstance(node, dict):
+            raise ConfigError(
+                f"--set {key}: {part!r} holds {show_value(node)}, so it has no fields.", "Name a field of a section."
+            )
     node[parts[-1]] = value
-
-
-def _number(value: Any) -> Any:
-    """YAML 1.1 reads 1e-3 as text; people mean the number."""
-    if isinstance(value, str) and re.fullmatch(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+", value):
-        return float(value)
-    return value
-
-
-def _describe(problem: Any) -> str:
-    where = ".".join(str(part) for part in problem["loc"] if not str(part).startswith(("function-", "lax-")))
-    if problem["type"] == "extra_forbidden":
-        names = _fields_at(problem["loc"][:-1])
-        near = difflib.get_close_matches(str(problem["loc"][-1]), names, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(names)}."
-        return f"{where}: unknown key; {hint}"
-    if problem["type"] == "missing":
-        return f"{where}: is required."
-    if problem["type"] == "value_error":
-        message = str(problem["ctx"]["error"])
-        return f"{where}: {message}." if where else f"{message}."
-    return f"{where}: got {problem['input']!r}; {problem['msg'][0].lower()}{problem['msg'][1:]}."
-
-
-def _fields_at(location: tuple[int | str, ...]) -> list[str]:
-    section: Any = RunConfig
-    for part in location:
-        annotation = section.model_fields[str(part)].annotation
-        section = annotation
-    return list(section.model_fields)

@@ -1,0 +1,88 @@
+"""Words for what is wrong in a config."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from typing import Annotated, Any, TypeGuard
+
+from pydantic import BaseModel, TypeAdapter
+from pydantic.fields import FieldInfo
+
+# Every pattern of a field needs its words here.
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$"
+IMPORT_PATTERN = r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$"
+_PATTERNS = {
+    NAME_PATTERN: "of at most 100 letters, digits and _ . - that starts with a letter or digit",
+    IMPORT_PATTERN: "of the form module:function",
+}
+_BOUNDS = {"minimum": "from", "exclusiveMinimum": "above", "maximum": "up to", "exclusiveMaximum": "below"}
+
+
+def describe_problem(problem: Any, raw: Any, section: type[BaseModel]) -> str:
+    """Say which field is wrong, what it holds, and what it may hold.
+
+    Args:
+        problem: One item of ``ValidationError.errors()``.
+        raw: The plain mapping that was checked.
+        section: The root of the tree it was checked against.
+    """
+    path: list[str] = []
+    value = raw
+    field = None
+    for part in map(str, problem["loc"]):
+        path.append(part)
+        field = section.model_fields.get(part)
+        value = value.get(part) if isinstance(value, dict) else None
+        if field is None or not _is_section(field.annotation):
+            break
+        section = field.annotation
+    where = ".".join(path)
+    if problem["type"] == "extra_forbidden":
+        known = list(section.model_fields)
+        near = difflib.get_close_matches(path[-1], known, n=1, cutoff=0.5)
+        return f"{where}: unknown key; " + (f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}.")
+    if problem["type"] == "missing":
+        return f"{where}: is required."
+    if field is None or (problem["type"] == "value_error" and _is_section(field.annotation)):
+        return f"{where}: {problem['ctx']['error']}." if where else f"{problem['ctx']['error']}."
+    if _is_section(field.annotation):
+        return f"{where}: got {show_value(value)}; it is a section with the fields {', '.join(section.model_fields)}."
+    return f"{where}: got {show_value(value)}; allowed: {_allowed(field)}."
+
+
+def _is_section(annotation: Any) -> TypeGuard[type[BaseModel]]:
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
+
+
+def show_value(value: Any) -> str:
+    """Return a plain value as a user would write it, shortened."""
+    text = "nothing" if value is None else json.dumps(value, ensure_ascii=False, default=repr)
+    return text if len(text) <= 120 else f"{text[:120]}..."
+
+
+def _allowed(field: FieldInfo) -> str:
+    """Put a field's type and bounds into words."""
+    annotated: Any = Annotated[(field.annotation, *field.metadata)] if field.metadata else field.annotation
+    return _schema_in_words(TypeAdapter(annotated).json_schema())
+
+
+def _schema_in_words(schema: dict[str, Any]) -> str:
+    if "anyOf" in schema:
+        return " or ".join(_schema_in_words(choice) for choice in schema["anyOf"])
+    if "enum" in schema:
+        return ", ".join(map(str, schema["enum"]))
+    if schema["type"] == "array" and "prefixItems" in schema:
+        return f"a list [{', '.join(_schema_in_words(item) for item in schema['prefixItems'])}]"
+    if schema["type"] == "array":
+        return f"a list, each item {_schema_in_words(schema['items'])}"
+    if schema["type"] == "object":
+        return f"a mapping of names to {_schema_in_words(schema['additionalProperties'])}"
+    words = {"integer": "a whole number", "number": "a number", "string": "text", "boolean": "true or false"}
+    text = words.get(schema["type"], "nothing")
+    bounds = [f"{phrase} {schema[key]}" for key, phrase in _BOUNDS.items() if key in schema]
+    if "pattern" in schema:
+        bounds.append(_PATTERNS[schema["pattern"]])
+    if "minLength" in schema:
+        bounds.append("that is not empty")
+    return " ".join([text, ", ".join(bounds)]).strip()
