@@ -1,1 +1,1 @@
-
+"""From labelled pictures on a disk to batches of tensors."""

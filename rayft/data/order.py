@@ -1,0 +1,60 @@
+"""The order of training examples: which example lies where in which global batch.
+
+The k-th global batch is a pure function of (seed, k). Neither the number of workers nor the
+point at which a run was resumed enters.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+
+
+def steps_per_epoch(num_examples: int, global_batch_size: int) -> int:
+    """Return the number of global batches that cover the examples once; the last may be partial."""
+    return -(-num_examples // global_batch_size)
+
+
+def batch_positions(num_examples: int, global_batch_size: int, seed: int, step: int) -> np.ndarray:
+    """Return which examples form the global batch of a step.
+
+    Args:
+        num_examples: Size of the training split.
+        global_batch_size: Examples per step over all workers.
+        seed: The run's seed.
+        step: Global step from 0, over all epochs.
+
+    Returns:
+        int64 [<= global_batch_size], indices into the training split. Shorter only in the last
+        step of an epoch.
+    """
+    epoch, step_in_epoch = divmod(step, steps_per_epoch(num_examples, global_batch_size))
+    start = step_in_epoch * global_batch_size
+    return epoch_order(num_examples, seed, epoch)[start : start + global_batch_size]
+
+
+@functools.lru_cache(maxsize=2)  # Prefetch looks into the next epoch while this one runs.
+def epoch_order(num_examples: int, seed: int, epoch: int) -> np.ndarray:
+    """Return the read-only permutation int64 [num_examples] of one epoch.
+
+    The key of Philox (Salmon et al. 2011) is (seed, epoch), so epochs are independent streams.
+    """
+    generator = np.random.Generator(np.random.Philox(key=np.array([seed, epoch], np.uint64)))
+    order = generator.permutation(num_examples)
+    order.setflags(write=False)
+    return order
+
+
+def replica_batch_size(global_batch_size: int, num_workers: int) -> int:
+    """Return the examples that a replica holds in each step, padding included."""
+    return -(-global_batch_size // num_workers)
+
+
+def replica_slice(global_batch_size: int, num_workers: int, rank: int) -> tuple[int, int]:
+    """Return the positions [start, stop) of the global batch that belong to a rank.
+
+    ``stop`` may lie past the batch; the pipeline pads those positions and gives them weight 0.
+    """
+    size = replica_batch_size(global_batch_size, num_workers)
+    return rank * size, (rank + 1) * size

@@ -1,0 +1,112 @@
+"""From the encoded bytes of a picture to pixels of a fixed size.
+
+Training, evaluation and the Predictor all call ``decode_picture``, so they see the same pixels.
+Everything runs in TensorFlow's C++ kernels.
+"""
+
+from __future__ import annotations
+
+import tensorflow as tf
+
+# ITU-R BT.601 luma.
+_LUMA = (0.299, 0.587, 0.114)
+# EXIF lies in one of the first JPEG segments, and a segment holds at most 64 KiB.
+_HEAD_BYTES = 1 << 16
+
+
+def decode_picture(encoded: tf.Tensor, image_size: tuple[int, int], channels: int) -> tf.Tensor:
+    """Decode a JPEG, PNG, GIF (first frame), BMP or WebP picture; a pure function of the bytes.
+
+    Transparency of PNG and WebP is composited over white; of BMP it is ignored, because most
+    writers leave that byte undefined; transparent pixels of a GIF come out black, as TensorFlow's
+    decoder drops the information. 16-bit PNGs keep their high byte. A JPEG is turned upright as
+    its EXIF orientation says; EXIF in other formats is ignored.
+
+    Args:
+        encoded: string [], the content of the file.
+        image_size: Height and width of the result; bilinear with antialiasing, aspect not kept.
+        channels: 3, or 1 for luma.
+
+    Returns:
+        float32 [height, width, channels] in 0..255.
+
+    Raises:
+        tf.errors.InvalidArgumentError: The bytes are not such a picture.
+    """
+    pixels = tf.io.decode_image(encoded, channels=0, expand_animations=False)
+    pixels.set_shape([None, None, None])
+    pixels = tf.cond(tf.equal(tf.shape(pixels)[2], 3), lambda: pixels, lambda: _to_rgb(pixels, encoded))
+    is_jpeg = tf.equal(tf.strings.substr(encoded, 0, 2), b"\xff\xd8")
+    pixels = tf.cond(is_jpeg, lambda: _turn_upright(pixels, _exif_orientation(encoded)), lambda: pixels)
+    pixels.set_shape([None, None, 3])
+    resized = tf.image.resize(pixels, image_size, method="bilinear", antialias=True)
+    if channels == 1:
+        return tf.reduce_sum(resized * tf.constant(_LUMA), axis=-1, keepdims=True)
+    return resized
+
+
+def _to_rgb(pixels: tf.Tensor, encoded: tf.Tensor) -> tf.Tensor:
+    """Turn grey (1), grey + alpha (2) or RGBA (4) uint8 pixels into RGB."""
+    count = tf.shape(pixels)[2]
+    colour = tf.cond(count >= 3, lambda: pixels[..., :3], lambda: tf.repeat(pixels[..., :1], 3, axis=-1))
+    has_alpha = tf.logical_and(tf.equal(count % 2, 0), tf.not_equal(tf.strings.substr(encoded, 0, 2), b"BM"))
+
+    def over_white() -> tf.Tensor:
+        alpha = tf.cast(pixels[..., -1:], tf.float32) / 255.0
+        mixed = tf.cast(colour, tf.float32) * alpha + 255.0 * (1.0 - alpha)
+        return tf.cast(tf.round(mixed), tf.uint8)
+
+    return tf.cond(has_alpha, over_white, lambda: colour)
+
+
+def _turn_upright(pixels: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
+    """Undo EXIF orientations 2..8 by a transposition and two mirrorings."""
+
+    def turn() -> tf.Tensor:
+        turned = tf.cond(orientation >= 5, lambda: tf.transpose(pixels, [1, 0, 2]), lambda: pixels)
+        mirrored = tf.reduce_any(tf.equal(orientation, [2, 3, 6, 7]))
+        turned = tf.cond(mirrored, lambda: tf.reverse(turned, [1]), lambda: turned)
+        upside_down = tf.reduce_any(tf.equal(orientation, [3, 4, 7, 8]))
+        return tf.cond(upside_down, lambda: tf.reverse(turned, [0]), lambda: turned)
+
+    return tf.cond(orientation > 1, turn, lambda: pixels)
+
+
+def _exif_orientation(encoded: tf.Tensor) -> tf.Tensor:
+    """Read the orientation of a JPEG, int32 1..8; 1 where there is none.
+
+    Source: CIPA DC-008 (EXIF 2.32), sections 4.5 and 4.6.4.
+    """
+    head = tf.io.decode_raw(tf.strings.substr(encoded, 0, _HEAD_BYTES), tf.uint8)
+
+    def byte(at: tf.Tensor) -> tf.Tensor:
+        # Past the end reads the last byte: a cut-off header then matches no tag.
+        return tf.cast(tf.gather(head, tf.clip_by_value(at, 0, tf.size(head) - 1)), tf.int32)
+
+    def is_other_segment(at: tf.Tensor) -> tf.Tensor:
+        marker = byte(at + 1)
+        is_header = tf.logical_or(tf.logical_and(marker >= 0xE0, marker <= 0xEF), tf.equal(marker, 0xFE))
+        is_segment = tf.logical_and(tf.equal(byte(at), 0xFF), is_header)
+        return tf.logical_and(is_segment, tf.logical_and(at < tf.size(head), tf.logical_not(is_exif(at))))
+
+    def is_exif(at: tf.Tensor) -> tf.Tensor:
+        tag = tf.constant([0xFF, 0xE1, *b"Exif\0\0"])
+        return tf.reduce_all(tf.equal(byte(at + tf.constant([0, 1, 4, 5, 6, 7, 8, 9])), tag))
+
+    segment = tf.while_loop(is_other_segment, lambda at: [at + 2 + byte(at + 2) * 256 + byte(at + 3)], [2])[0]
+
+    def read() -> tf.Tensor:
+        tiff = segment + 10
+        little = tf.equal(byte(tiff), ord("I"))
+
+        def short(at: tf.Tensor) -> tf.Tensor:
+            return tf.where(little, byte(at) + byte(at + 1) * 256, byte(at) * 256 + byte(at + 1))
+
+        # The folder's offset has four bytes; one past 64 KiB cannot lie in this segment.
+        folder = tiff + short(tiff + tf.where(little, 4, 6))
+        entries = folder + 2 + 12 * tf.range(short(folder))
+        is_orientation = tf.logical_and(tf.equal(short(entries), 0x0112), tf.equal(short(entries + 2), 3))
+        value = tf.reduce_max(tf.where(is_orientation, short(entries + 8), 1))
+        return tf.where(tf.logical_and(value >= 1, value <= 8), value, 1)
+
+    return tf.cond(is_exif(segment), read, lambda: 1)

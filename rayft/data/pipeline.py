@@ -1,0 +1,202 @@
+"""Batches of tensors for one rank."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from rayft.config import RunConfig
+from rayft.data.augment import augment
+from rayft.data.dataset import Dataset
+from rayft.data.order import batch_positions, replica_batch_size, replica_slice, steps_per_epoch
+from rayft.data.picture import decode_picture
+
+# Per-example tensors between fetching and batching, with their dtypes; see train_batches.
+_TRAIN_FIELDS = {
+    "encoded": tf.string,
+    "label": tf.int32,
+    "weight": tf.float32,
+    "position": tf.int32,
+    "count": tf.float32,
+    "step": tf.int64,
+    "seed": tf.int64,
+}
+_EVALUATION_FIELDS = {"encoded": tf.string, "label": tf.int32, "weight": tf.float32, "row": tf.int64}
+_PREFETCHED_BATCHES = 2
+
+
+def train_batches(
+    dataset: Dataset,
+    config: RunConfig,
+    image_size: tuple[int, int],
+    *,
+    rank: int,
+    num_workers: int,
+    start_step: int = 0,
+    threads: int = 2,
+) -> tf.data.Dataset:
+    """Return this rank's part of every global batch from a step to the end of the run.
+
+    One dataset spans all epochs, so prefetching goes on over their ends.
+
+    Args:
+        dataset: The examples; only the training split is used.
+        config: The run.
+        image_size: Height and width of the pictures.
+        rank: This process, from 0.
+        num_workers: Processes that share each global batch.
+        start_step: First global step; skips the earlier ones at no cost.
+        threads: Pictures decoded at once.
+
+    Returns:
+        One dict a step, with b = ceil(global batch / workers): ``image`` float32 [b, H, W, C] in
+        0..255; ``label`` int32 [b]; ``weight`` float32 [b], 1 for a real example and 0 for padding;
+        ``position`` int32 [b] in the global batch (padding repeats the last); ``count`` float32 [],
+        the real examples of the whole global batch; ``step`` int64 [].
+
+    Raises:
+        tf.errors.InvalidArgumentError: While iterating, a picture cannot be decoded; see
+            ``find_undecodable``.
+    """
+    train = dataset.split("train")
+    rows, labels = train["row"].to_numpy(), train["label"].to_numpy()
+    global_batch_size, num_examples = config.data.global_batch_size, len(rows)
+    epoch_steps = steps_per_epoch(num_examples, global_batch_size)
+    start, stop = replica_slice(global_batch_size, num_workers, rank)
+
+    def fetch(step: np.ndarray) -> list[np.ndarray]:
+        batch = batch_positions(num_examples, global_batch_size, config.seed, int(step))
+        wanted = np.arange(start, stop)
+        position = np.minimum(wanted, len(batch) - 1)
+        # Where num_workers does not divide the batch, the last replicas' slices lie past its end.
+        weight = (wanted < len(batch)).astype(np.float32)
+        chosen = batch[position]
+        b, epoch = len(wanted), int(step) // epoch_steps
+        seed = np.stack([np.full(b, config.seed), np.full(b, epoch), rows[chosen]], axis=1).astype(np.int64)
+        return [
+            np.array(dataset.reader.read(rows[chosen]), dtype=object),
+            labels[chosen],
+            weight,
+            position.astype(np.int32),
+            np.full(b, len(batch), np.float32),
+            np.full(b, int(step), np.int64),
+            seed,
+        ]
+
+    def decode(example: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        image = decode_picture(example.pop("encoded"), image_size, config.data.channels)
+        image.set_shape([*image_size, config.data.channels])
+        return {"image": augment(image, example.pop("seed"), config.data.augment), **example}
+
+    def finish(batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        return {**batch, "count": batch["count"][0], "step": batch["step"][0]}
+
+    steps = tf.data.Dataset.range(start_step, config.train.epochs * epoch_steps)
+    size = replica_batch_size(global_batch_size, num_workers)
+    return _batches(steps, fetch, _TRAIN_FIELDS, decode, size, threads, finish)
+
+
+def evaluation_batches(
+    dataset: Dataset,
+    config: RunConfig,
+    image_size: tuple[int, int],
+    split: str,
+    *,
+    rank: int,
+    num_workers: int,
+    batch_size: int,
+    threads: int = 2,
+) -> tf.data.Dataset:
+    """Return this rank's contiguous part of a split, in as many batches as every other rank.
+
+    Args:
+        dataset: The examples.
+        config: The run.
+        image_size: Height and width of the pictures.
+        split: train, validation or test; without augmentation.
+        rank: This process, from 0.
+        num_workers: Processes that share the split.
+        batch_size: Examples of one rank's batch.
+        threads: Pictures decoded at once.
+
+    Returns:
+        Dicts of ``image`` float32 [batch_size, H, W, C] in 0..255, ``label`` int32, ``weight``
+        float32 (0 for padding) and ``row`` int64, the index within the split, all [batch_size].
+    """
+    examples = dataset.split(split)
+    rows, labels = examples["row"].to_numpy(), examples["label"].to_numpy()
+    share = -(-len(rows) // num_workers)
+    first, end = min(rank * share, len(rows)), min((rank + 1) * share, len(rows))
+
+    def fetch(step: np.ndarray) -> list[np.ndarray]:
+        wanted = first + int(step) * batch_size + np.arange(batch_size)
+        row = np.minimum(wanted, len(rows) - 1)
+        weight = (wanted < end).astype(np.float32)
+        return [np.array(dataset.reader.read(rows[row]), dtype=object), labels[row], weight, row.astype(np.int64)]
+
+    def decode(example: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        image = decode_picture(example.pop("encoded"), image_size, config.data.channels)
+        image.set_shape([*image_size, config.data.channels])
+        return {"image": image, **example}
+
+    steps = tf.data.Dataset.range(-(-share // batch_size))
+    return _batches(steps, fetch, _EVALUATION_FIELDS, decode, batch_size, threads, lambda batch: batch)
+
+
+def find_undecodable(dataset: Dataset, positions: np.ndarray, split: str = "train") -> list[str]:
+    """Name the examples that TensorFlow cannot decode; to explain an error of the pipeline.
+
+    Args:
+        dataset: The examples.
+        positions: Indices into the split, as ``batch_positions`` gives them.
+        split: train, validation or test.
+    """
+    examples = dataset.split(split)
+    names = []
+    for position in np.unique(positions).tolist():
+        row = examples["row"][position].as_py()
+        (encoded,) = dataset.reader.read(np.array([row]))
+        try:
+            decode_picture(tf.constant(encoded), (8, 8), 3)
+        except tf.errors.OpError:
+            names.append(examples["name"][position].as_py())
+    return names
+
+
+def _batches(
+    steps: tf.data.Dataset,
+    fetch: Callable[[np.ndarray], list[np.ndarray]],
+    fields: dict[str, tf.DType],
+    decode: Callable[[dict[str, tf.Tensor]], dict[str, tf.Tensor]],
+    batch_size: int,
+    threads: int,
+    finish: Callable[[Any], Any],
+) -> tf.data.Dataset:
+    """Fetch whole batches in Python, one at a time, then decode example by example in C++."""
+
+    def fetch_step(step: tf.Tensor) -> dict[str, tf.Tensor]:
+        tensors = tf.numpy_function(fetch, [step], list(fields.values()), stateful=False)
+        for name, tensor in zip(fields, tensors, strict=True):
+            tensor.set_shape([batch_size, 3] if name == "seed" else [batch_size])
+        return dict(zip(fields, tensors, strict=True))
+
+    options = tf.data.Options()
+    options.deterministic = True
+    # The order of examples is ours; TensorFlow must not divide it again.
+    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
+    options.threading.private_threadpool_size = threads
+    # Parallelism is over pictures; a kernel that splits one picture would only fight for the same cores.
+    options.threading.max_intra_op_parallelism = 1
+    return (
+        steps.map(fetch_step)
+        .prefetch(_PREFETCHED_BATCHES)
+        .unbatch()
+        .map(decode, num_parallel_calls=threads)
+        .batch(batch_size, drop_remainder=True)
+        .map(finish)
+        .prefetch(_PREFETCHED_BATCHES)
+        .with_options(options)
+    )

@@ -1,0 +1,258 @@
+"""A folder on a local disk or an object store, behind one small interface."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import shutil
+import uuid
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+from pyarrow import fs
+
+from rayft.errors import StorageError
+
+
+@dataclass(frozen=True)
+class Storage:
+    """A path on a pyarrow filesystem. Pickles, so it can travel to other processes.
+
+    Attributes:
+        filesystem: The pyarrow filesystem.
+        root: The path on that filesystem.
+        uri: The same place as a person would write it; for messages.
+    """
+
+    filesystem: fs.FileSystem
+    root: str
+    uri: str
+
+    @classmethod
+    def open(cls, place: str | os.PathLike[str]) -> Storage:
+        """Return the storage at a local path or a pyarrow filesystem URI; touches nothing.
+
+        Raises:
+            StorageError: The URI's scheme is unknown, or its service cannot be reached.
+        """
+        text = os.fspath(place)
+        if "://" not in text:
+            path = os.path.abspath(os.path.expanduser(text))
+            return cls(fs.LocalFileSystem(), path, path)
+        try:
+            filesystem, root = fs.FileSystem.from_uri(text)
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError, ValueError) as error:
+            raise StorageError(
+                f"Cannot use the storage {text!r}: {_first_line(error)}.",
+                "Give a local path, or a URI that pyarrow knows: file://, s3://, gs://, abfs://, hdfs://.",
+            ) from None
+        except OSError as error:
+            raise StorageError(
+                f"Cannot reach the storage {text!r}: {_first_line(error)}.", "Check the network and the credentials."
+            ) from None
+        root = root.rstrip("/") or "/"
+        return cls(filesystem, root, root if isinstance(filesystem, fs.LocalFileSystem) else text.rstrip("/"))
+
+    def __truediv__(self, name: str) -> Storage:
+        part = str(name).strip("/")
+        return Storage(self.filesystem, f"{self.root.rstrip('/')}/{part}", f"{self.uri.rstrip('/')}/{part}")
+
+    def __str__(self) -> str:
+        return self.uri
+
+    @property
+    def is_local(self) -> bool:
+        """Whether plain file operations reach it."""
+        return isinstance(self.filesystem, fs.LocalFileSystem)
+
+    @property
+    def name(self) -> str:
+        """The last part of the path."""
+        return self.root.rstrip("/").rpartition("/")[2]
+
+    @property
+    def parent(self) -> Storage:
+        """The folder that holds this one."""
+        return Storage(self.filesystem, self.root.rpartition("/")[0] or "/", self.uri.rpartition("/")[0] or "/")
+
+    def relative(self, below: Storage | fs.FileInfo) -> str:
+        """Return the path from this folder to something below it."""
+        path = below.root if isinstance(below, Storage) else below.path
+        return path[len(self.root.rstrip("/")) + 1 :]
+
+    def exists(self) -> bool:
+        """Tell whether a file or folder is there."""
+        return self._type() != fs.FileType.NotFound
+
+    def is_folder(self) -> bool:
+        """Tell whether a folder is there."""
+        return self._type() == fs.FileType.Directory
+
+    def read_bytes(self) -> bytes:
+        """Return the content of the file."""
+        with self._explained("read"), self.filesystem.open_input_file(self.root) as file:
+            return file.read()
+
+    def write_bytes(self, content: bytes) -> None:
+        """Replace the file as a whole; a reader sees the old content or the new, never a part.
+
+        Missing parent folders are made.
+        """
+        with self._explained("write"):
+            if self.is_local:
+                os.makedirs(os.path.dirname(self.root), exist_ok=True)
+                _replace_file(self.root, content)
+            else:
+                self.filesystem.create_dir(self.root.rpartition("/")[0] or "/", recursive=True)
+                # A put to an object store is atomic.
+                with self.filesystem.open_output_stream(self.root) as file:
+                    file.write(content)
+
+    def list(self) -> list[str]:
+        """Return the sorted names of the folder's files and folders."""
+        with self._explained("list"):
+            found = self.filesystem.get_file_info(fs.FileSelector(self.root))
+        return sorted(info.base_name for info in found)
+
+    def walk(self) -> Sequence[fs.FileInfo]:
+        """Return every file below the folder, sorted by path, with size and modification time."""
+        with self._explained("list"):
+            found = self.filesystem.get_file_info(fs.FileSelector(self.root, recursive=True))
+        return sorted((info for info in found if info.type == fs.FileType.File), key=lambda info: info.path)
+
+    def delete(self) -> None:
+        """Remove the file or the whole tree; nothing happens where there is none."""
+        with self._explained("delete"):
+            kind = self._type()
+            if kind == fs.FileType.Directory:
+                self.filesystem.delete_dir(self.root)
+            elif kind != fs.FileType.NotFound:
+                self.filesystem.delete_file(self.root)
+
+    def make_folder(self) -> None:
+        """Make the folder with its parents; nothing happens where it is already."""
+        with self._explained("make the folder"):
+            self.filesystem.create_dir(self.root, recursive=True)
+
+    def upload_folder(self, local: str | os.PathLike[str]) -> None:
+        """Copy the files of a local folder into this one, each atomically, and flush them to the disk."""
+        source = Path(local)
+        if not source.is_dir():
+            raise StorageError(f"Cannot upload {str(source)!r}: it is not a folder.", "Give a local folder.")
+        self.make_folder()
+        with self._explained("write"):
+            if not self.is_local:
+                fs.copy_files(str(source.resolve()), self.root, fs.LocalFileSystem(), self.filesystem, use_threads=True)
+                return
+            for file in sorted(path for path in source.rglob("*") if path.is_file()):
+                target = os.path.join(self.root, file.relative_to(source))
+                os.makedirs(os.path.dirname(target), exist_ok=True)
+                _replace_file(target, file)
+
+    def download_folder(self, local: str | os.PathLike[str]) -> None:
+        """Copy the files of this folder into a local one, which is made if missing."""
+        if not self.is_folder():
+            raise StorageError(f"Cannot read {self.uri}: there is no such folder.", "Check the path.")
+        os.makedirs(local, exist_ok=True)
+        with self._explained("read"):
+            fs.copy_files(self.root, os.path.abspath(local), self.filesystem, fs.LocalFileSystem(), use_threads=True)
+
+    def check_writable(self) -> None:
+        """Write and remove a probe; leaves nothing behind, not even folders that it made.
+
+        Raises:
+            StorageError: Names the path, the reason and the remedy.
+        """
+        probe = self / f".rayft-probe-{uuid.uuid4().hex}"
+        made = self._missing_folders() if self.is_local else []
+        try:
+            probe.write_bytes(b"probe")
+            probe.delete()
+        finally:
+            for folder in made:
+                # Another process may have written there meanwhile: rmdir then refuses, rightly.
+                with contextlib.suppress(OSError):
+                    os.rmdir(folder)
+
+    def _missing_folders(self) -> Sequence[str]:
+        """Local folders from the root upwards that do not exist yet, deepest first."""
+        missing, folder = [], self.root
+        while not os.path.lexists(folder):
+            missing.append(folder)
+            folder = os.path.dirname(folder)
+        return missing
+
+    def _type(self) -> fs.FileType:
+        with self._explained("look at"):
+            return self.filesystem.get_file_info(self.root).type
+
+    @contextlib.contextmanager
+    def _explained(self, action: str) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, pa.ArrowException) as error:
+            raise StorageError(f"Cannot {action} {self.uri}: {_reason(error)}.", _remedy(error)) from None
+
+
+def _replace_file(target: str, content: bytes | Path) -> None:
+    """Write beside the target, flush, rename over it, flush the folder."""
+    folder = os.path.dirname(target)
+    temporary = os.path.join(folder, f".{os.path.basename(target)}.{uuid.uuid4().hex}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            if isinstance(content, Path):
+                with open(content, "rb") as source:
+                    shutil.copyfileobj(source, file, 1 << 20)
+            else:
+                file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, target)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+        raise
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+_REASONS = {
+    errno.ENOENT: ("it does not exist", "Check the path."),
+    errno.EROFS: ("the filesystem is read-only", "Choose a place that can be written."),
+    errno.EACCES: ("no permission", "Change its permissions, or choose another place."),
+    errno.EPERM: ("no permission", "Change its permissions, or choose another place."),
+    errno.ENOSPC: ("the disk is full", "Free some space, or choose another place."),
+    errno.ENOTDIR: ("a part of the path is a file, not a folder", "Choose a folder."),
+    errno.EEXIST: ("a file of that name is in the way", "Remove it, or choose another place."),
+    errno.EISDIR: ("it is a folder, not a file", "Name a file."),
+}
+
+
+def _reason(error: Exception) -> str:
+    known = _REASONS.get(_number(error))
+    return known[0] if known else _first_line(error)
+
+
+def _remedy(error: Exception) -> str:
+    known = _REASONS.get(_number(error))
+    return known[1] if known else "Check the path, the credentials and the network."
+
+
+def _number(error: Exception) -> int:
+    """The errno; object stores report theirs in the text alone."""
+    text = str(error)
+    if "ACCESS_DENIED" in text or "AccessDenied" in text:
+        return errno.EACCES
+    if "Not a directory" in text:
+        return errno.ENOTDIR
+    return getattr(error, "errno", None) or (errno.ENOENT if isinstance(error, FileNotFoundError) else 0)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
