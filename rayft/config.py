@@ -217,7 +217,8 @@ def load_config(path: str | Path, overrides: tuple[str, ...] = ()) -> RunConfig:
         with Path(path).open(encoding="utf-8") as file:
             text = file.read(_MAX_CONFIG_BYTES + 1)
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"Cannot read the config {str(path)!r}: {error}.", "Give the path of a YAML file.") from None
+        reason = error.strerror if isinstance(error, OSError) else "it is not text"
+        raise ConfigError(f"Cannot read the config {str(path)!r}: {reason}.", "Give the path of a YAML file.") from None
     if len(text) > _MAX_CONFIG_BYTES:
         raise ConfigError(
             f"{path} has over {_MAX_CONFIG_BYTES:,} characters; that is no config.", "Give the path of a YAML file."

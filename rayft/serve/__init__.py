@@ -1,1 +1,1 @@
-
+"""Serving of trained networks."""

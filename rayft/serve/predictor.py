@@ -1,0 +1,132 @@
+"""From pictures to predictions, without Ray."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from os import PathLike
+
+import numpy as np
+import tensorflow as tf
+
+from rayft.data.picture import decode_picture
+from rayft.errors import DataError, PackageError
+from rayft.package import RECORD_FILE, Package, read_package
+from rayft.storage import Storage
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The answer to one picture.
+
+    Attributes:
+        label: Name of the most probable class.
+        probability: Its probability.
+        probabilities: float32 [classes], in the order of the package's labels.
+    """
+
+    label: str
+    probability: float
+    probabilities: np.ndarray
+
+
+def load(model: str | PathLike[str]) -> Predictor:
+    """Load the predictor of a package or of a finished run.
+
+    Args:
+        model: Folder of the package or of the run; a local path or a pyarrow filesystem URI.
+
+    Raises:
+        PackageError: There is no package, or it is damaged.
+        StorageError: The place cannot be read.
+    """
+    storage = Storage.open(model)
+    folder = next((place for place in (storage, storage / "package") if (place / RECORD_FILE).exists()), None)
+    if folder is None:
+        raise PackageError(
+            f"{storage} holds no package: neither {RECORD_FILE} nor package/{RECORD_FILE} is there.",
+            "Give the folder of a package, or of a finished run.",
+        )
+    if folder.is_local:
+        return Predictor(read_package(folder.root))
+    with tempfile.TemporaryDirectory() as local:
+        folder.download_folder(local)
+        return Predictor(read_package(local))
+
+
+class Predictor:
+    """Holds a package's network, compiled.
+
+    Args:
+        package: The opened package.
+    """
+
+    def __init__(self, package: Package) -> None:
+        self.labels = package.labels
+        self.record = package.record
+        shape = (*package.image_size, package.channels)
+        model = package.model
+        # Traced once, for every batch size.
+        self._network = tf.function(
+            lambda images: model(images, training=False),
+            input_signature=[tf.TensorSpec((None, *shape), tf.float32)],
+        )
+        self._decode = tf.function(
+            lambda encoded: decode_picture(encoded, package.image_size, package.channels),
+            input_signature=[tf.TensorSpec((), tf.string)],
+        )
+        self._shape = shape
+
+    @classmethod
+    def load(cls, model: str | PathLike[str]) -> Predictor:
+        """Do what ``load`` of this module does."""
+        return load(model)
+
+    def predict(
+        self, pictures: Sequence[bytes], batch_size: int = 32, names: Sequence[str] | None = None
+    ) -> list[Prediction]:
+        """Answer encoded pictures, decoded exactly as in training.
+
+        Args:
+            pictures: Contents of JPEG, PNG, GIF, BMP or WebP files.
+            batch_size: Pictures per pass of the network; bounds the memory.
+            names: What to call each picture in errors; their index otherwise.
+
+        Raises:
+            DataError: A picture cannot be decoded; names it.
+        """
+        answers: list[Prediction] = []
+        for start in range(0, len(pictures), batch_size):
+            batch = range(start, min(start + batch_size, len(pictures)))
+            images = [self._decode_one(pictures[i], repr(names[i]) if names else f"number {i}") for i in batch]
+            answers += self.predict_images(np.stack(images))
+        return answers
+
+    def predict_images(self, images: np.ndarray) -> list[Prediction]:
+        """Answer decoded pictures in one pass.
+
+        Args:
+            images: float32 [n, H, W, C] in 0..255.
+
+        Raises:
+            DataError: The shape is another.
+        """
+        if images.ndim != 4 or images.shape[1:] != self._shape:
+            raise DataError(
+                f"Images have the shape {list(images.shape)}; [n, {', '.join(map(str, self._shape))}] is allowed.",
+                "Resize them, or give encoded pictures to `predict`.",
+            )
+        probabilities = self._network(tf.constant(images, tf.float32)).numpy()
+        best = probabilities.argmax(axis=1)
+        return [Prediction(self.labels[i], float(row[i]), row) for row, i in zip(probabilities, best, strict=True)]
+
+    def _decode_one(self, picture: bytes, name: str) -> np.ndarray:
+        try:
+            return self._decode(tf.constant(picture)).numpy()
+        except tf.errors.InvalidArgumentError as error:
+            reason = str(error.message).split("\n")[0]
+            raise DataError(
+                f"Picture {name} ({len(picture)} bytes) cannot be decoded: {reason}.",
+                "Give a JPEG, PNG, GIF, BMP or WebP picture.",
+            ) from None

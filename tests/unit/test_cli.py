@@ -1,0 +1,118 @@
+import json
+import subprocess
+import sys
+import time
+
+import pytest
+
+from rayft import cli
+
+
+def _python(*arguments: str) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, timeout=60)
+
+
+def test_help_loads_no_heavy_package():
+    code = (
+        "import sys, rayft.cli; rayft.cli.main(['--help']);"
+        "print({'ray', 'keras', 'tensorflow', 'pyarrow', 'numpy', 'pydantic', 'rich'} & set(sys.modules))"
+    )
+    assert _python("-c", code).stdout.splitlines()[-1] == "set()"
+
+
+def test_help_answers_within_half_a_second():
+    seconds = []
+    for _ in range(3):
+        start = time.perf_counter()
+        assert _python("-m", "rayft", "--help").returncode == 0
+        seconds.append(time.perf_counter() - start)
+    # The best of three: a busy machine may delay any one of them.
+    assert min(seconds) < 0.5
+
+
+def test_the_package_exports_at_most_ten_names_lazily():
+    code = "import sys, rayft; print(len(rayft.__all__), rayft.RunConfig.__name__, 'ray' in sys.modules)"
+    count, name, has_ray = _python("-c", code).stdout.split()
+    assert (int(count) <= 10, name, has_ray) == (True, "RunConfig", "False")
+
+
+def test_the_module_runs_like_the_command():
+    done = _python("-m", "rayft", "--version")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "0.1.0\n", "")
+
+
+def test_the_schema_is_json(capsys):
+    assert cli.main(["schema"]) == 0
+    assert json.loads(capsys.readouterr().out)["additionalProperties"] is False
+
+
+@pytest.mark.parametrize(
+    "arguments", [["train"], ["frobnicate"], ["train", "c.yaml", "--sett", "a=1"], ["predict", "m", "p", "--top", "0"]]
+)
+def test_wrong_usage_exits_with_2(arguments, capsys):
+    assert cli.main(arguments) == 2
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_an_error_of_ours_shows_problem_and_fix_on_stderr(tmp_path, capsys):
+    config = tmp_path / "config.yaml"
+    config.write_text("data: {source: x}\ntrain: {epoch: 3}\n")
+    assert cli.main(["train", str(config)]) == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert shown.err.splitlines() == [
+        "error: train.epoch: unknown key; did you mean 'epochs'?",
+        "fix: Correct it in the file or with --set; `rayft schema` lists every field.",
+    ]
+
+
+@pytest.mark.parametrize(("raised", "code"), [("RunFailed('p', 'f')", 1), ("RunInterrupted('p', 'f')", 130)])
+def test_the_kind_of_error_decides_the_exit_code(raised, code):
+    done = _python(
+        "-c",
+        f"""
+import sys
+from rayft import cli
+from rayft.errors import *
+@cli.app.command()
+def fail():
+    raise {raised}
+sys.exit(cli.main(["fail"]))""",
+    )
+    assert (done.returncode, done.stderr) == (code, "error: p\nfix: f\n")
+
+
+def test_ctrl_c_exits_with_130_and_a_bug_with_its_traceback():
+    code = "import sys; from rayft import cli\n@cli.app.command()\ndef f():\n    raise {}\nsys.exit(cli.main(['f']))"
+    assert _python("-c", code.format("KeyboardInterrupt")).returncode == 130
+    bug = _python("-c", code.format("ZeroDivisionError"))
+    assert bug.returncode == 1
+    assert "Traceback" in bug.stderr
+
+
+def test_the_summary_ends_with_the_next_command():
+    result = {
+        "name": "a",
+        "status": "finished",
+        "best": {"epoch": 3, "step": 30, "accuracy": 0.75},
+        "final": {"test_accuracy": 0.5},
+        "num_workers": 2,
+        "epochs": 4,
+        "steps": 40,
+        "examples_per_s": 1234.5,
+        "wall_s": 61.2,
+        "package": "/runs/a/package",
+    }
+    lines = cli._summary(result, "/runs/a").splitlines()
+    assert "epoch 3: accuracy 0.7500" in lines[1]
+    assert "test_accuracy 0.5000" in lines[2]
+    assert lines[-1].endswith("rayft predict /runs/a PICTURE")
+
+
+def test_folders_expand_to_the_pictures_below_them_in_order(tmp_path):
+    for name in ("b.PNG", "a/c.jpg", "a/notes.txt", "a/b.webp"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    other = tmp_path / "a" / "notes.txt"
+    found = [str(path.relative_to(tmp_path)) for path in cli._expand([tmp_path, other])]
+    assert found == ["a/b.webp", "a/c.jpg", "b.PNG", "a/notes.txt"]
