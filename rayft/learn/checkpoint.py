@@ -25,7 +25,7 @@ class Position:
     Attributes:
         epoch: Epochs finished.
         step: Steps done in the whole run.
-        best: Epoch, step and value of the best validation metric so far, or None.
+        best: epoch, step and metrics of the epoch with the best validation metric so far, or None.
     """
 
     epoch: int = 0
@@ -139,6 +139,7 @@ def load_state(task: Task, state: bytes) -> None:
             raise StorageError("The checkpoint belongs to another network or optimizer.", "Start anew with --fresh.")
         for index, variable in enumerate(variables):
             variable.assign(arrays[f"{index:05d}"])
+    task.updater.reload()
 
 
 def digest(variables: list[Any]) -> str:

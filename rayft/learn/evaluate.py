@@ -20,7 +20,7 @@ def make_evaluate(task: Task, classes: int, alive: Callable[[], None] = lambda: 
         classes: Number of classes.
         alive: Called after every few batches, so that a watchdog sees progress.
     """
-    strategy = tf.distribute.get_strategy()
+    strategy = task.strategy
     size = sums_size(classes)
 
     def batch_sums(batch: dict[str, tf.Tensor]) -> tf.Tensor:

@@ -30,6 +30,11 @@ class Plan:
         """Steps of the whole run."""
         return self.steps_per_epoch * self.epochs
 
+    def is_pause(self, step: int) -> bool:
+        """Whether an epoch or a checkpoint interval ends after ``step`` steps."""
+        at_checkpoint = self.checkpoint_every_steps and step % self.checkpoint_every_steps == 0
+        return step % self.steps_per_epoch == 0 or bool(at_checkpoint)
+
     def until_pause(self, step: int) -> int:
         """Steps from ``step`` to the next end of an epoch or checkpoint."""
         left = self.steps_per_epoch - step % self.steps_per_epoch
@@ -105,12 +110,10 @@ def compile_steps(task: Task) -> Callable:
     It maps (iterator of batches, number of steps, signals [k]) to (losses [steps], signals summed over
     replicas [k]).
     """
-    strategy = tf.distribute.get_strategy()
+    strategy = task.strategy
 
     @tf.function
-    def run_steps(
-        iterator: tf.data.Iterator, count: tf.Tensor, signals: tf.Tensor
-    ) -> tuple[tf.Tensor, tf.Tensor]:
+    def run_steps(iterator: tf.data.Iterator, count: tf.Tensor, signals: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         losses = tf.TensorArray(tf.float64, size=count)
         for index in tf.range(count):
             loss = strategy.run(task.run_step, args=(next(iterator),))

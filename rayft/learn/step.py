@@ -85,6 +85,7 @@ class Task:
         model: Callable (images [b, H, W, C], training) -> logits float32 [b, classes].
         variables: Trainable variables, in the network's order.
         num_replicas: Model copies over all workers.
+        strategy: Spans the workers.
     """
 
     def __init__(self, config: RunConfig, network: Network, *, total_steps: int) -> None:
@@ -93,7 +94,7 @@ class Task:
         Raises:
             ConfigError: Loss, optimizer or step cannot be loaded.
         """
-        strategy = tf.distribute.get_strategy()
+        self.strategy = strategy = tf.distribute.get_strategy()
         self.network = network
         self.model = Forward(network)
         self.variables = list(network.model.trainable_variables)

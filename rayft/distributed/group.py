@@ -1,0 +1,139 @@
+"""A group of TensorFlow workers under Ray Train, watched from the driver."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+import uuid
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import ray
+from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train.tensorflow import TensorflowTrainer
+
+from rayft.config import ClusterConfig
+from rayft.distributed.monitor import Monitor
+from rayft.errors import RunFailed, RunInterrupted
+from rayft.storage import Storage
+
+POLL_S = 0.3
+ERROR_LINES = 12
+
+OnProgress = Callable[[dict[str, Any]], None]
+
+
+def run_group(
+    function: Callable[[dict[str, Any]], None],
+    payload: dict[str, Any],
+    cluster: ClusterConfig,
+    scratch: Storage,
+    on_progress: OnProgress,
+) -> dict[str, Any]:
+    """Run ``function(payload)`` on every worker until the chief hands in its result.
+
+    The payload gains ``monitor`` (actor handle) and ``driver_folder`` (working directory). A worker that dies
+    is replaced with its whole group, ``cluster.max_failures`` times. SIGINT and SIGTERM ask the workers to
+    stop at a checkpoint; a second one ends them at once.
+
+    Args:
+        function: Importable; reports through the monitor.
+        payload: Picklable settings.
+        cluster: Workers and their resources.
+        scratch: Folder for Ray Train's own state; deleted afterwards.
+        on_progress: Called with the latest progress several times a second.
+
+    Returns:
+        What the chief handed to ``Monitor.finish``, with ``restarts``.
+
+    Raises:
+        RayftError: The error that a worker reported.
+        RunFailed: Workers failed more often than allowed.
+        RunInterrupted: A signal ended the run.
+    """
+    monitor = Monitor.remote()
+    # Ray Train resumes an experiment of the same name; checkpoints here are our own, so each start is new.
+    scratch.delete()
+    trainer = TensorflowTrainer(
+        function,
+        train_loop_config={**payload, "monitor": monitor, "driver_folder": os.getcwd(), "driver_path": sys.path},
+        scaling_config=ScalingConfig(
+            num_workers=cluster.workers,
+            use_gpu=cluster.gpus_per_worker > 0,
+            resources_per_worker=_resources(cluster),
+        ),
+        run_config=RunConfig(
+            name=f"group-{uuid.uuid4().hex[:8]}",
+            storage_path=scratch.root if scratch.is_local else scratch.uri,
+            failure_config=FailureConfig(max_failures=cluster.max_failures),
+        ),
+    )
+    failures: list[BaseException] = []
+
+    def fit() -> None:
+        try:
+            trainer.fit()
+        except BaseException as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=fit, name="ray-train", daemon=True)
+    with _stop_on_signal(monitor) as interrupted:
+        thread.start()
+        while thread.is_alive():
+            thread.join(POLL_S)
+            on_progress(ray.get(monitor.read.remote()))
+    scratch.delete()
+
+    error, result, state = ray.get([monitor.error.remote(), monitor.result.remote(), monitor.read.remote()])
+    ray.kill(monitor)
+    if error is not None:
+        raise error
+    if interrupted.is_set():
+        raise RunInterrupted(
+            f"Stopped at {state.get('where', 'the start')}; the checkpoint there is kept.",
+            "Run the same command again to go on.",
+        )
+    if failures or result is None:
+        raise RunFailed(
+            f"The workers failed {state['restarts'] + 1} times, cluster.max_failures is {cluster.max_failures}. "
+            f"The last error:\n{_last_lines(failures)}",
+            "Mend its cause and run the same command again; it goes on from the last checkpoint.",
+        )
+    return {**result, "restarts": state["restarts"]}
+
+
+def _resources(cluster: ClusterConfig) -> dict[str, float]:
+    resources = {"CPU": cluster.cpus_per_worker}
+    return {**resources, "GPU": cluster.gpus_per_worker} if cluster.gpus_per_worker else resources
+
+
+@contextlib.contextmanager
+def _stop_on_signal(monitor: Any) -> Iterator[threading.Event]:
+    """Turn the first SIGINT or SIGTERM into a request to stop, the second into an exception."""
+    interrupted = threading.Event()
+
+    def handle(number: int, frame: Any) -> None:
+        if interrupted.is_set():
+            raise RunInterrupted("Ended at once, on a second signal.", "Run the same command again to go on.")
+        interrupted.set()
+        monitor.stop.remote()
+        print("\nstopping at a checkpoint; once more to end at once", file=sys.stderr)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield interrupted
+        return
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield interrupted
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _last_lines(failures: list[BaseException]) -> str:
+    text = str(failures[0]).strip() if failures else "The chief ended without a result."
+    lines = [line for line in text.splitlines() if line.strip()]
+    return "\n".join(f"  {line}" for line in lines[-ERROR_LINES:])

@@ -1,0 +1,85 @@
+"""One fine-tuning run, from config to package, as the driver sees it."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from rayft.config import RunConfig
+from rayft.data.dataset import Dataset, open_dataset
+from rayft.data.scan import check_pictures
+from rayft.distributed.cluster import connect
+from rayft.distributed.group import OnProgress, run_group
+from rayft.distributed.worker import run_worker
+from rayft.errors import DataError, RayftError
+from rayft.runs import RunFolder
+
+
+def train(config: RunConfig, *, fresh: bool = False, on_progress: OnProgress = lambda state: None) -> dict[str, Any]:
+    """Fine-tune as ``config`` says, on its cluster; resumes an unfinished run of the same name.
+
+    Args:
+        config: The run.
+        fresh: Start anew, and delete what an earlier run of this name left.
+        on_progress: Called several times a second with the latest progress.
+
+    Returns:
+        The content of ``result.json``; ``status`` is ``finished``.
+
+    Raises:
+        RayftError: Config, data, storage or cluster are not fit for the run, before anything was written.
+        RunFailed: The run began and did not finish; its checkpoints stay.
+        RunInterrupted: A signal stopped the run at a checkpoint.
+    """
+    started = time.perf_counter()
+    folder = RunFolder.of(config)
+    folder.storage.check_writable()
+    if not fresh:
+        status = folder.status(config)
+        if status == "finished":
+            return {**(folder.result() or {}), "already_finished": True}
+    dataset = prepare_dataset(config, on_progress)
+    on_progress({"phase": "starting Ray"})
+    with connect(config.cluster):
+        folder.begin(config, fresh=fresh)
+        payload = {"config": config.model_dump(), "dataset": dataset}
+        try:
+            result = run_group(run_worker, payload, config.cluster, folder.storage / "ray", on_progress)
+        except RayftError as error:
+            _leave(folder, config, error, time.perf_counter() - started)
+            raise
+    result = {**result, "wall_s": round(time.perf_counter() - started, 3)}
+    folder.write_result(result)
+    return result
+
+
+def prepare_dataset(config: RunConfig, on_progress: OnProgress) -> Dataset:
+    """Open and check the examples of a run, before any worker starts.
+
+    Raises:
+        DataError: The data cannot be read, or cannot be trained on.
+    """
+    on_progress({"phase": "reading the data"})
+    dataset = open_dataset(config)
+    dataset = check_pictures(
+        dataset,
+        on_bad=config.data.on_bad,
+        max_pixels=config.data.max_pixels,
+        progress=lambda text: on_progress({"phase": text}),
+    )
+    examples = dataset.size("train")
+    if examples < config.cluster.workers:
+        raise DataError(
+            f"The training split has {examples} examples, cluster.workers is {config.cluster.workers}.",
+            f"Set cluster.workers to {examples} or less.",
+        )
+    return dataset
+
+
+def _leave(folder: RunFolder, config: RunConfig, error: RayftError, wall_s: float) -> None:
+    """Say in the folder how the run ended; remove it where nothing was done yet."""
+    if error.exit_code == 2 and not folder.checkpoints.exists():
+        folder.storage.delete()
+        return
+    status = "interrupted" if error.exit_code == 130 else "failed"
+    folder.write_result({"name": config.name, "status": status, "error": str(error), "wall_s": round(wall_s, 3)})

@@ -1,0 +1,193 @@
+"""Proof that a config computes the same run on any number of workers, and after a resumption."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import ray
+import ray.train.collective
+
+from rayft.config import RunConfig
+from rayft.distributed.cluster import connect, embedded_resources
+from rayft.distributed.devices import plan_devices, prepare_tensorflow
+from rayft.distributed.group import OnProgress, run_group
+from rayft.distributed.run import prepare_dataset
+from rayft.distributed.worker import enter_driver_folder
+from rayft.errors import RayftError
+from rayft.storage import Storage
+
+WORKER_COUNTS = (1, 2, 3)
+FLOAT64_LOSS = 1e-9
+FLOAT32_LOSS = 1e-5
+FLOAT32_GRADIENT = 1e-4
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line of the proof.
+
+    Attributes:
+        name: What is compared.
+        workers: Worker counts that it covers.
+        measured: The figure, or yes/no as 0.0/1.0 for exact checks.
+        tolerance: Largest figure allowed; None for figures that are only stated.
+    """
+
+    name: str
+    workers: str
+    measured: float
+    tolerance: float | None
+
+    @property
+    def passed(self) -> bool:
+        """Whether the figure is within its tolerance; NaN is not."""
+        return self.tolerance is None or self.measured <= self.tolerance
+
+
+@dataclass(frozen=True)
+class VerifyReport:
+    """The whole proof.
+
+    Attributes:
+        checks: Its lines.
+        conditions: What was trained, in words.
+    """
+
+    checks: tuple[Check, ...]
+    conditions: str
+
+    @property
+    def passed(self) -> bool:
+        """Whether every check passed."""
+        return all(check.passed for check in self.checks)
+
+    def table(self) -> str:
+        """Return the checks as text in columns."""
+        rows = [("check", "workers", "measured", "allowed", "")]
+        for check in self.checks:
+            allowed = "stated" if check.tolerance is None else f"{check.tolerance:.0e}" if check.tolerance else "0"
+            verdict = "" if check.tolerance is None else "ok" if check.passed else "FAILED"
+            rows.append((check.name, check.workers, f"{check.measured:.1e}", allowed, verdict))
+        widths = [max(len(row[column]) for row in rows) for column in range(5)]
+        return "\n".join(
+            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+        )
+
+
+def verify(config: RunConfig, *, on_progress: OnProgress = lambda state: None) -> VerifyReport:
+    """Train short runs of ``config`` on 1, 2 and 3 workers and compare their numbers.
+
+    The runs keep model, loss, step and optimizer of the config, and take few small pictures, augmentation,
+    clipping, and a number of examples that no batch divides. float64 shows that the same numbers are
+    computed; float32 head-only that rounding stays small; the first float32 gradient of an unfrozen network
+    that nothing but rounding differs. Later steps of an unfrozen float32 run amplify rounding: their drift
+    is stated.
+
+    Raises:
+        RayftError: Config, data or cluster are not fit for it.
+        RunFailed: A run broke down.
+    """
+    dataset = prepare_dataset(config, on_progress)
+    scratch = Storage.open(config.storage) / "runs" / f".{config.name}-verify-{os.getpid()}"
+    traces: dict[int, dict[str, Any]] = {}
+    try:
+        for count in WORKER_COUNTS:
+            cluster = _share(config, count)
+            payload = {"config": config.model_dump(), "dataset": dataset, "cluster": cluster.model_dump()}
+            with connect(cluster):
+                traces[count] = run_group(
+                    _verify_worker,
+                    payload,
+                    cluster,
+                    scratch,
+                    lambda state, count=count: on_progress({**state, "workers": count}),
+                )
+    finally:
+        scratch.delete()
+    return VerifyReport(tuple(_compare(traces)), traces[1]["conditions"])
+
+
+def _share(config: RunConfig, count: int) -> Any:
+    """Let ``count`` workers share the CPUs; parity does not depend on how many each has."""
+    cpus = config.cluster.cpus_per_worker
+    if config.cluster.address is None:
+        cpus = min(cpus, embedded_resources()["CPU"] / count)
+    return config.cluster.model_copy(update={"workers": count, "cpus_per_worker": cpus, "max_failures": 1})
+
+
+def _verify_worker(payload: dict[str, Any]) -> None:
+    monitor = payload["monitor"]
+    if ray.get(monitor.error.remote()) is not None:
+        return
+    enter_driver_folder(payload)
+    config = RunConfig.model_validate(payload["config"])
+    config = config.model_copy(update={"cluster": type(config.cluster).model_validate(payload["cluster"])})
+    rank = ray.train.get_context().get_world_rank()
+    if rank == 0:
+        ray.get(monitor.start.remote())
+    strategy = prepare_tensorflow(plan_devices(config.cluster))
+    from rayft.learn.parity import run_cases
+    from rayft.learn.session import Place
+
+    place = Place(rank, config.cluster.workers, ray.train.collective.broadcast_from_rank_zero, lambda: None)
+
+    def tell(case: str) -> None:
+        if rank == 0:
+            monitor.update.remote({"phase": f"{config.cluster.workers} workers: {case}"})
+
+    try:
+        result = run_cases(config, payload["dataset"], place, strategy, tell)
+    except RayftError as error:
+        ray.get(monitor.fail.remote(error))
+        raise
+    if rank == 0:
+        ray.get(monitor.finish.remote(result))
+
+
+def _compare(traces: dict[int, dict[str, Any]]) -> list[Check]:
+    checks = []
+    one = traces[1]["cases"]
+    for name, alone in one.items():
+        others = {count: traces[count]["cases"][name] for count in WORKER_COUNTS[1:]}
+        for count, trace in others.items():
+            checks.extend(_compare_pair(name, alone, trace, f"1 / {count}"))
+        every = [alone, *others.values()]
+        counts = ", ".join(map(str, WORKER_COUNTS))
+        checks.append(Check(f"{name}: ranks with other weights", counts, _any(t.same_on_all_ranks for t in every), 0.0))
+        checks.append(Check(f"{name}: resumed run differs", counts, _any(t.resumed_equal for t in every), 0.0))
+        missed = max(abs(t.examples_per_epoch - traces[1]["examples"]) for t in every)
+        checks.append(Check(f"{name}: examples missed an epoch", counts, float(missed), 0.0))
+    return checks
+
+
+def _compare_pair(name: str, alone: Any, trace: Any, workers: str) -> list[Check]:
+    loss = _relative(alone.losses, trace.losses)
+    if name.startswith("float64"):
+        metric = _relative([alone.metrics["log_loss"]], [trace.metrics["log_loss"]]) if alone.metrics else 0.0
+        return [
+            Check(f"{name}: losses", workers, loss, FLOAT64_LOSS),
+            Check(f"{name}: validation log-loss", workers, metric, FLOAT64_LOSS),
+        ]
+    if alone.head_only:
+        return [Check(f"{name}: losses", workers, loss, FLOAT32_LOSS)]
+    gradient = float(
+        np.linalg.norm(alone.gradient - trace.gradient) / max(np.linalg.norm(alone.gradient), np.finfo(float).tiny)
+    )
+    return [
+        Check(f"{name}: first gradient", workers, gradient, FLOAT32_GRADIENT),
+        Check(f"{name}: drift of the losses", workers, loss, None),
+    ]
+
+
+def _relative(first: list[float], second: list[float]) -> float:
+    a, b = np.asarray(first), np.asarray(second)
+    if a.shape != b.shape:
+        return float("inf")
+    return float(np.max(np.abs(a - b) / np.maximum(np.abs(a), np.finfo(float).tiny)))
+
+
+def _any(good: Any) -> float:
+    return float(not all(good))

@@ -1,0 +1,127 @@
+"""The folder of a run: what lies in it, and whether a run may start there."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import yaml
+
+from rayft.config import RunConfig, dump_config, parse_config
+from rayft.errors import ConfigError, StorageError
+from rayft.storage import Storage
+
+# Fields that may change between the start of a run and its resumption: they do not change its numbers.
+FREE_FIELDS = (
+    ("cluster",),
+    ("storage",),
+    ("train", "keep_checkpoints"),
+    ("train", "checkpoint_every_steps"),
+    ("train", "log_every_steps"),
+)
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """``runs/<name>/`` under the storage of a config."""
+
+    storage: Storage
+
+    @classmethod
+    def of(cls, config: RunConfig) -> RunFolder:
+        """Return the folder of the run that ``config`` describes."""
+        return cls(Storage.open(config.storage) / "runs" / config.name)
+
+    @property
+    def checkpoints(self) -> Storage:
+        """Holds the checkpoints."""
+        return self.storage / "checkpoints"
+
+    @property
+    def package(self) -> Storage:
+        """Holds the model package, once the run has finished."""
+        return self.storage / "package"
+
+    def result(self) -> dict[str, Any] | None:
+        """Return ``result.json``, or None where there is none."""
+        where = self.storage / "result.json"
+        return json.loads(where.read_bytes()) if where.exists() else None
+
+    def write_result(self, result: dict[str, Any]) -> None:
+        """Replace ``result.json``."""
+        (self.storage / "result.json").write_bytes((json.dumps(result, indent=2) + "\n").encode())
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """Return the lines of ``metrics.jsonl``."""
+        where = self.storage / "metrics.jsonl"
+        text = where.read_bytes().decode() if where.exists() else ""
+        return [json.loads(line) for line in text.splitlines()]
+
+    def write_metrics(self, lines: list[dict[str, Any]]) -> None:
+        """Replace ``metrics.jsonl``."""
+        text = "".join(json.dumps(line) + "\n" for line in lines)
+        (self.storage / "metrics.jsonl").write_bytes(text.encode())
+
+    def status(self, config: RunConfig) -> Literal["new", "unfinished", "finished"]:
+        """Tell what an earlier run of this name left; changes nothing.
+
+        Raises:
+            ConfigError: Another config ran under this name.
+            StorageError: The folder holds something else than a run.
+        """
+        where = self.storage / "config.yaml"
+        if not where.exists():
+            if self.storage.exists() and self.storage.list():
+                raise StorageError(
+                    f"{self.storage.uri} holds files, yet no run's config.yaml.",
+                    "Empty it, or give the run another name.",
+                )
+            return "new"
+        changed = changed_fields(_read_config(where), config)
+        if changed:
+            raise ConfigError(
+                f"The run {config.name!r} in {self.storage.uri} has another config: {'; '.join(changed)}.",
+                "Give the run another name, take the change back, or start anew with --fresh.",
+            )
+        result = self.result()
+        return "finished" if result and result["status"] == "finished" else "unfinished"
+
+    def begin(self, config: RunConfig, *, fresh: bool) -> None:
+        """Write the config; with ``fresh`` delete first what an earlier run left.
+
+        Raises:
+            StorageError: The storage cannot be written.
+        """
+        where = self.storage / "config.yaml"
+        if fresh and where.exists():
+            self.storage.delete()
+        where.write_bytes(dump_config(config).encode())
+
+
+def changed_fields(old: RunConfig, new: RunConfig) -> list[str]:
+    """Describe the fields in which two configs differ, those left out that may change on resumption."""
+    before, after = _flatten(old.model_dump(mode="json")), _flatten(new.model_dump(mode="json"))
+    changed = []
+    for path in sorted(before.keys() | after.keys()):
+        free = any(path[: len(field)] == field for field in FREE_FIELDS)
+        if not free and before.get(path) != after.get(path):
+            changed.append(f"{'.'.join(path)} was {before.get(path)!r}, now {after.get(path)!r}")
+    return changed
+
+
+def _flatten(tree: dict[str, Any], above: tuple[str, ...] = ()) -> dict[tuple[str, ...], Any]:
+    flat: dict[tuple[str, ...], Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            flat.update(_flatten(value, (*above, key)))
+        else:
+            flat[(*above, key)] = value
+    return flat
+
+
+def _read_config(where: Storage) -> RunConfig:
+    try:
+        return parse_config(yaml.safe_load(where.read_bytes()))
+    except (yaml.YAMLError, ConfigError) as error:
+        raise StorageError(f"{where.uri} is damaged: {error}", "Start anew with --fresh.") from None
