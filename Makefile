@@ -1,0 +1,40 @@
+# Needs Python 3.10 to 3.13 and make. Another interpreter: make PYTHON=python3.12 test
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+# `make demo` takes the data and config of this example.
+DEMO := examples/pictures
+RUN := runs/pictures
+
+.PHONY: demo test lint env clean
+
+demo: $(STAMP)
+	$(BIN)/rayft train $(DEMO)/config.yaml
+	@echo
+	@echo "One prediction, from the package that the run wrote:"
+	$(BIN)/python $(DEMO)/run.py $(RUN)
+	@echo
+	@echo "Files: $(RUN)/ (result.json, metrics.jsonl, checkpoints/, package/)."
+	@echo "A second \`make demo\` finds the finished run; start anew with: $(BIN)/rayft train $(DEMO)/config.yaml --fresh"
+
+test: lint
+	$(BIN)/python -m pytest
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+env: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' || { \
+		echo "error: $(PYTHON) is $$($(PYTHON) --version 2>&1); Python 3.10 to 3.13 is needed." >&2; \
+		echo "fix: make PYTHON=/path/to/python3.12 $(MAKECMDGOALS)" >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[demo,dev]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) runs build dist .pytest_cache .mypy_cache .ruff_cache
