@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -73,9 +75,11 @@ def train(
     settings = load_config(config, tuple(overrides or ()))
     from rayft.distributed.run import train as run
     from rayft.runs import RunFolder
+    from rayft.screen import LiveLine, summary
 
-    result = run(settings, fresh=fresh, progress=_show_progress())
-    print(json.dumps(result) if as_json else _summary(result, str(RunFolder.of(settings).storage)))
+    with contextlib.closing(LiveLine()) as line:
+        result = run(settings, fresh=fresh, on_progress=line)
+    print(json.dumps(result) if as_json else summary(result, str(RunFolder.of(settings).storage)))
 
 
 @app.command()
@@ -85,9 +89,14 @@ def verify(config: ConfigArgument, overrides: SetOption = None, as_json: JsonOpt
 
     settings = load_config(config, tuple(overrides or ()))
     from rayft.distributed.verify import verify as run
+    from rayft.screen import LiveLine
 
-    report = run(settings)
-    print(json.dumps(report.as_dict()) if as_json else report.table())
+    with contextlib.closing(LiveLine()) as line:
+        report = run(settings, on_progress=line)
+    if as_json:
+        print(json.dumps({"passed": report.passed, **dataclasses.asdict(report)}))
+    else:
+        print(f"{report.conditions}\n\n{report.table()}")
     if not report.passed:
         raise typer.Exit(RunFailed.exit_code)
 
@@ -148,33 +157,3 @@ def _answer_line(predictor: Predictor, name: str, answer: Prediction, top: int, 
         return "  ".join([name, *(f"{label} {probability:.3f}" for label, probability in best)])
     line = {"input": name, "label": answer.label, "probability": answer.probability}
     return json.dumps({**line, "top": [{"label": label, "probability": value} for label, value in best]})
-
-
-def _show_progress() -> Any:
-    """Return a function that shows one live line on a terminal, and plain lines elsewhere."""
-    live = sys.stderr.isatty()
-
-    def show(line: str) -> None:
-        print(f"\r\x1b[K{line}" if live else line, end="" if live else "\n", file=sys.stderr, flush=True)
-
-    return show
-
-
-def _summary(result: dict[str, Any], folder: str) -> str:
-    best = {name: value for name, value in result["best"].items() if name not in ("epoch", "step")}
-    lines = [
-        f"run       {result['name']}: {result['status']}, {result['epochs']} epochs, {result['steps']} steps, "
-        f"{result['num_workers']} workers",
-        f"best      epoch {result['best']['epoch']}: {_metrics(best)}",
-        f"final     {_metrics(result['final'])}",
-        f"speed     {result['examples_per_s']:,.0f} examples/s, {result['wall_s']:.0f} s in all",
-        f"folder    {folder}",
-        f"package   {result['package']}",
-        f"next      rayft predict {folder} PICTURE",
-    ]
-    return "\n".join(lines)
-
-
-def _metrics(values: dict[str, Any]) -> str:
-    shown = [f"{name} {value:.4f}" for name, value in values.items() if isinstance(value, (int, float))]
-    return ", ".join(shown) or "none"

@@ -35,6 +35,7 @@ class Package:
         labels: Names of the classes, in the order of the outputs.
         image_size: Height and width in pixels.
         channels: Colour channels, 1 or 3.
+        max_pixels: Larger pictures are refused before they are decoded.
         record: Everything in package.json.
     """
 
@@ -43,6 +44,7 @@ class Package:
     labels: tuple[str, ...]
     image_size: tuple[int, int]
     channels: int
+    max_pixels: int
     record: dict[str, Any]
 
 
@@ -89,6 +91,7 @@ def write_package(
         "preprocessing": {
             "image_size": list(image_size),
             "channels": config.data.channels,
+            "max_pixels": config.data.max_pixels,
             "resize": "bilinear, antialiased, aspect not kept",
             "transparency": "over white",
             "value_range": [0, 255],
@@ -129,14 +132,14 @@ def read_package(folder: str | Path) -> Package:
     try:
         labels = tuple(map(str, record["labels"]))
         height, width = map(int, record["preprocessing"]["image_size"])
-        channels = int(record["preprocessing"]["channels"])
+        channels, max_pixels = (int(record["preprocessing"][name]) for name in ("channels", "max_pixels"))
     except (KeyError, TypeError, ValueError) as error:
         raise PackageError(
             f"{folder / RECORD_FILE} lacks a proper entry: {type(error).__name__} {error}.", "Write the package anew."
         ) from None
     model = _read_model(folder / MODEL_FILE)
     _check_labels(labels, model, str(folder))
-    return Package(folder, model, labels, (height, width), channels, record)
+    return Package(folder, model, labels, (height, width), channels, max_pixels, record)
 
 
 def _with_probabilities(model: keras.Model) -> keras.Model:

@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from rayft.data.picture import decode_picture
+from rayft.data.scan import problem_of
 from rayft.errors import DataError, PackageError
 from rayft.package import RECORD_FILE, Package, read_package
 from rayft.storage import Storage
@@ -77,6 +78,7 @@ class Predictor:
             input_signature=[tf.TensorSpec((), tf.string)],
         )
         self._shape = shape
+        self._max_pixels = package.max_pixels
 
     @classmethod
     def load(cls, model: str | PathLike[str]) -> Predictor:
@@ -94,7 +96,7 @@ class Predictor:
             names: What to call each picture in errors; their index otherwise.
 
         Raises:
-            DataError: A picture cannot be decoded; names it.
+            DataError: A picture cannot be decoded, or is too large; names it.
         """
         answers: list[Prediction] = []
         for start in range(0, len(pictures), batch_size):
@@ -122,11 +124,7 @@ class Predictor:
         return [Prediction(self.labels[i], float(row[i]), row) for row, i in zip(probabilities, best, strict=True)]
 
     def _decode_one(self, picture: bytes, name: str) -> np.ndarray:
-        try:
-            return self._decode(tf.constant(picture)).numpy()
-        except tf.errors.InvalidArgumentError as error:
-            reason = str(error.message).split("\n")[0]
-            raise DataError(
-                f"Picture {name} ({len(picture)} bytes) cannot be decoded: {reason}.",
-                "Give a JPEG, PNG, GIF, BMP or WebP picture.",
-            ) from None
+        problem = problem_of(picture, self._max_pixels)
+        if problem is not None:
+            raise DataError(f"Picture {name} {problem}.", "Give a JPEG, PNG, GIF, BMP or WebP picture.")
+        return self._decode(tf.constant(picture)).numpy()

@@ -90,25 +90,6 @@ def test_ctrl_c_exits_with_130_and_a_bug_with_its_traceback():
     assert "Traceback" in bug.stderr
 
 
-def test_the_summary_ends_with_the_next_command():
-    result = {
-        "name": "a",
-        "status": "finished",
-        "best": {"epoch": 3, "step": 30, "accuracy": 0.75},
-        "final": {"test_accuracy": 0.5},
-        "num_workers": 2,
-        "epochs": 4,
-        "steps": 40,
-        "examples_per_s": 1234.5,
-        "wall_s": 61.2,
-        "package": "/runs/a/package",
-    }
-    lines = cli._summary(result, "/runs/a").splitlines()
-    assert "epoch 3: accuracy 0.7500" in lines[1]
-    assert "test_accuracy 0.5000" in lines[2]
-    assert lines[-1].endswith("rayft predict /runs/a PICTURE")
-
-
 def test_folders_expand_to_the_pictures_below_them_in_order(tmp_path):
     for name in ("b.PNG", "a/c.jpg", "a/notes.txt", "a/b.webp"):
         (tmp_path / name).parent.mkdir(exist_ok=True)

@@ -116,10 +116,18 @@ def test_a_run_folder_and_a_uri_lead_to_the_package(tmp_path, model):
 def test_a_bad_picture_is_named(package, picture):
     predictor = Predictor.load(package)
     good = _png(np.zeros((9, 9, 3)))
-    with pytest.raises(DataError, match=r"^Picture number 1 \("):
+    with pytest.raises(DataError, match=r"^Picture number 1 (is|cannot)"):
         predictor.predict([good, picture])
-    with pytest.raises(DataError, match=r"^Picture 'b\.png' \("):
+    with pytest.raises(DataError, match=r"^Picture 'b\.png' (is|cannot)"):
         predictor.predict([good, picture], names=["a.png", "b.png"])
+
+
+def test_a_picture_with_too_many_pixels_is_refused(tmp_path, model):
+    config = parse_config({"data": {"source": "x", "max_pixels": 100}})
+    predictor = Predictor.load(_write(tmp_path / "package", model, config=config))
+    assert predictor.predict([_png(np.zeros((10, 10, 3)))])
+    with pytest.raises(DataError, match=r"Picture number 0 has 11 x 10 pixels, more than data.max_pixels 100"):
+        predictor.predict([_png(np.zeros((10, 11, 3)))])
 
 
 def test_images_of_another_shape_are_refused(package):

@@ -1,0 +1,96 @@
+"""What a person sees of a run in the terminal."""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from typing import Any, TextIO
+
+# A person reads no faster.
+_LIVE_EVERY_S = 0.2
+
+
+class LiveLine:
+    """Shows progress as one line that renews itself; off a terminal, one line per phase and epoch.
+
+    Args:
+        stream: Where to; stderr if not given.
+    """
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self._stream = stream or sys.stderr
+        self._live = self._stream.isatty()
+        self._seen: tuple[Any, ...] = ()
+        self._shown_at = 0.0
+
+    def __call__(self, state: dict[str, Any]) -> None:
+        """Show a progress; ``phase`` is always there, figures of the training once it runs."""
+        seen = tuple(state.get(key) for key in ("phase", "workers", "done_epochs", "restarts"))
+        is_news = seen != self._seen
+        if self._live and (is_news or time.monotonic() - self._shown_at > _LIVE_EVERY_S):
+            # Return to the start of the line and clear it.
+            print(f"\r\x1b[K{progress_line(state)}", end="", file=self._stream, flush=True)
+            self._shown_at = time.monotonic()
+        elif not self._live and is_news:
+            print(progress_line(state), file=self._stream, flush=True)
+        self._seen = seen
+
+    def close(self) -> None:
+        """Leave the line, so that other text starts on a new one."""
+        if self._live and self._seen:
+            print("\r\x1b[K", end="", file=self._stream, flush=True)
+
+
+def progress_line(state: dict[str, Any]) -> str:
+    """Put a progress into one line."""
+    parts = [state["phase"]]
+    if "workers" in state:
+        parts.insert(0, f"{state['workers']} workers")
+    if "epoch" in state:
+        parts = [f"epoch {state['epoch']}/{state['epochs']}", f"step {state['step']}/{state['steps']}"]
+        if math.isfinite(state["loss"]):
+            parts.append(f"loss {state['loss']:.4f}")
+        if state["metrics"]:
+            parts.append(_metrics(state["metrics"]))
+        if state["examples_per_s"]:
+            parts.append(f"{state['examples_per_s']:,.0f} examples/s")
+        if state["left_s"] is not None:
+            parts.append(f"{_duration(state['left_s'])} left")
+    if state.get("restarts"):
+        parts.append(f"{state['restarts']} restarts")
+    return "  ".join(parts)
+
+
+def summary(result: dict[str, Any], folder: str) -> str:
+    """Close a run: what came out, where it is, what to type next.
+
+    Args:
+        result: The content of result.json.
+        folder: The run's folder.
+    """
+    best = {name: value for name, value in result["best"].items() if name not in ("epoch", "step")}
+    lines = [
+        f"run      {result['name']}: {result['status']}, {result['epochs']} epochs, {result['steps']} steps, "
+        f"{result['num_workers']} workers",
+        f"best     epoch {result['best']['epoch']}: {_metrics(best)}",
+        f"final    {_metrics(result['final'])}",
+        f"speed    {result['examples_per_s']:,.0f} examples/s, {_duration(result['wall_s'])} in all",
+        f"folder   {folder}",
+        f"package  {result['package']}",
+        f"next     rayft predict {folder} PICTURE",
+    ]
+    if result.get("already_finished"):
+        lines.insert(0, f"The run {result['name']!r} had finished before; nothing was changed (--fresh starts anew).")
+    return "\n".join(lines)
+
+
+def _metrics(values: dict[str, Any]) -> str:
+    shown = [f"{name} {value:.4f}" for name, value in values.items() if isinstance(value, (int, float))]
+    return ", ".join(shown) or "none"
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
