@@ -1,1 +1,1 @@
-
+"""Backbones, heads, freezing."""
