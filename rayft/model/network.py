@@ -1,0 +1,228 @@
+"""The whole network of a run."""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+from keras.src.backend.common import global_state
+
+from rayft.config import ModelConfig, RunConfig
+from rayft.errors import ModelError
+from rayft.model import applications, efficientnet_lite
+from rayft.model.blocks import Block, boundary, list_blocks, split_model
+from rayft.model.freeze import freeze, resolve_depth
+from rayft.model.head import add_head
+from rayft.model.layers import worker_invariant
+from rayft.model.weights_file import load_model, load_weights, read_input_size
+
+POLICIES = {
+    "float32": "float32",
+    "float64": "float64",
+    "bfloat16": "mixed_bfloat16",
+    "float16": "mixed_float16",
+}
+_RANDOM = "none: random weights"
+
+
+@dataclass(frozen=True, eq=False)
+class Network:
+    """A backbone with its head, frozen as the config says.
+
+    Attributes:
+        model: Maps pictures, float [b, H, W, C] in 0..255, to logits [b, classes].
+        blocks: The backbone's blocks in input order.
+        frozen_depth: How many of them are frozen.
+        boundary: KerasTensor of ``model`` between the frozen part and the rest; None when nothing is frozen
+            or data crosses there in several tensors. Of a wholly frozen backbone, the pooled features.
+        image_size: (height, width), pixels.
+        licence: Licence of the initial weights.
+    """
+
+    model: keras.Model
+    blocks: tuple[Block, ...]
+    frozen_depth: int
+    boundary: Any | None
+    image_size: tuple[int, int]
+    licence: str
+
+    def split(self) -> tuple[keras.Model, keras.Model] | None:
+        """Return (prefix, suffix), sharing the model's weights, or None without a boundary."""
+        return None if self.boundary is None else split_model(self.model, self.boundary)
+
+
+def default_image_size(config: ModelConfig) -> tuple[int, int]:
+    """Return the (height, width) that the backbone was made for, without building it.
+
+    Raises:
+        ModelError: The backbone is unknown, or has no size of its own.
+    """
+    if config.backbone == "none":
+        raise ModelError("Without a backbone there is no usual picture size.", "Set data.image_size.")
+    if config.backbone.endswith(".keras"):
+        height, width = read_input_size(config.backbone)
+        if height is None or width is None:
+            raise ModelError(f"{config.backbone} takes pictures of any size.", "Set data.image_size.")
+        return height, width
+    lite = _lite_name(config.backbone)
+    name = lite or applications.find_application(config.backbone)
+    side = efficientnet_lite.VARIANTS[name][2] if lite else applications.APPLICATIONS[name].image_size
+    return side, side
+
+
+def build_network(config: RunConfig, num_classes: int) -> Network:
+    """Build the network of a run: backbone, blocks, freezing, head.
+
+    The initial weights are a function of the config alone: the same on every worker, whatever the process
+    has built or drawn before.
+
+    Args:
+        config: model, freeze, data.image_size, data.channels, train.precision and seed count.
+        num_classes: Width of the logits.
+
+    Raises:
+        ModelError: Backbone, weights, picture size, freeze depth or head do not fit each other.
+    """
+    image_size = _image_size(config)
+    with _building(POLICIES[config.train.precision], config.seed):
+        backbone = _build_backbone(config, (*image_size, config.data.channels))
+        backbone = worker_invariant(backbone)
+        blocks = list_blocks(backbone)
+        depth = resolve_depth(config.freeze.depth, blocks)
+        pretrained = config.model.weights != "none"
+        freeze(
+            blocks, depth, config.freeze.batch_norm == "frozen" or (config.freeze.batch_norm == "auto" and pretrained)
+        )
+        logits = add_head(backbone.outputs[0], config.model, num_classes, config.seed)
+        model = keras.Model(backbone.inputs[0], logits, name="network")
+    tensor = boundary(model, blocks, depth)
+    if tensor is not None and depth == len(blocks):
+        # Pooling has no weights: behind it the features are far smaller.
+        tensor = _after_pooling(model, tensor)
+    return Network(model, blocks, depth, tensor, image_size, _licence(config.model))
+
+
+def smallest_side(name: str) -> int:
+    """Return the smallest side, in pixels, that a named backbone takes."""
+    if _lite_name(name):
+        return efficientnet_lite.MIN_SIZE
+    return applications.APPLICATIONS[applications.find_application(name)].min_size
+
+
+def _image_size(config: RunConfig) -> tuple[int, int]:
+    given = config.data.image_size
+    if given is None:
+        return default_image_size(config.model)
+    return (given, given) if isinstance(given, int) else given
+
+
+@contextlib.contextmanager
+def _building(policy: str, seed: int) -> Iterator[None]:
+    """Make dtypes, layer names and random draws independent of what the process did before."""
+    outer_policy, outer_state = keras.config.dtype_policy(), random.getstate()
+    outer_names = global_state.get_global_attribute("object_name_uids")
+    keras.config.set_dtype_policy(policy)
+    # Keras seeds initialisers from Python's generator, and counts names over the whole process.
+    random.seed(seed)
+    global_state.set_global_attribute("object_name_uids", collections.defaultdict(int))
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(outer_policy)
+        random.setstate(outer_state)
+        global_state.set_global_attribute("object_name_uids", outer_names)
+
+
+def _build_backbone(config: RunConfig, input_shape: tuple[int, int, int]) -> keras.Model:
+    name, weights = config.model.backbone, config.model.weights
+    if name == "none":
+        image = keras.Input(input_shape, name="image")
+        scaled = keras.layers.Rescaling(1 / 255, dtype=efficientnet_lite.exact_dtype(), name="normalise")(image)
+        return keras.Model(image, scaled, name="none")
+    if name.endswith(".keras"):
+        return _build_from_file(name, weights, input_shape)
+    lite = _lite_name(name)
+    known = lite or applications.find_application(name)
+    smallest = smallest_side(name)
+    if min(input_shape[:2]) < smallest:
+        raise ModelError(
+            f"data.image_size is {input_shape[0]}x{input_shape[1]}; {known} takes no side below {smallest} pixels.",
+            f"Set data.image_size to {smallest} or more.",
+        )
+    if weights != "none" and input_shape[2] != 3:
+        raise ModelError(
+            f"data.channels is {input_shape[2]}; the pretrained weights of {known} need 3.",
+            "Set data.channels to 3 (grey pictures are then repeated), or model.weights to none.",
+        )
+    return (
+        _build_lite(known, input_shape, weights)
+        if lite
+        else applications.build_application(known, input_shape, weights)
+    )
+
+
+def _build_lite(name: str, input_shape: tuple[int, int, int], weights: str) -> keras.Model:
+    model = efficientnet_lite.build_efficientnet_lite(name, input_shape)
+    if weights == "imagenet":
+        efficientnet_lite.load_packaged_weights(model)
+    elif weights.endswith((".pth", ".pt")):
+        efficientnet_lite.load_torch_weights(model, weights)
+    elif weights != "none":
+        load_weights(model, weights)
+    return model
+
+
+def _build_from_file(path: str, weights: str, input_shape: tuple[int, int, int]) -> keras.Model:
+    """Load a model file; ``imagenet``, the default, means the weights in the file itself."""
+    loaded = load_model(path)
+    expected = loaded.inputs[0].shape[1:]
+    if any(side not in (None, given) for side, given in zip(expected, input_shape, strict=True)):
+        raise ModelError(
+            f"{path} takes pictures of shape {expected}; data.image_size and data.channels make {input_shape}.",
+            "Change data.image_size and data.channels.",
+        )
+    # A clone has fresh random weights and layers of the wanted precision.
+    model = keras.models.clone_model(loaded, clone_function=_under_policy, recursive=True)
+    if weights == "imagenet":
+        model.set_weights(loaded.get_weights())
+    elif weights != "none":
+        load_weights(model, weights)
+    image = keras.Input(input_shape, name="image")
+    return keras.Model(image, model.call(image), name=model.name)
+
+
+def _under_policy(layer: Any) -> Any:
+    config = layer.get_config()
+    if "dtype" in config:
+        config["dtype"] = keras.config.dtype_policy()
+    return layer.__class__.from_config(config)
+
+
+def _after_pooling(model: keras.Model, tensor: Any) -> Any:
+    for name in ("head_pool", "head_flatten"):
+        for layer in model.layers:
+            if layer.name == name:
+                return layer.output
+    return tensor
+
+
+def _lite_name(name: str) -> str | None:
+    key = name.lower().replace("_", "").replace("-", "")
+    return next((lite for lite in efficientnet_lite.VARIANTS if lite.replace("_", "") == key), None)
+
+
+def _licence(config: ModelConfig) -> str:
+    if config.weights == "none" or config.backbone == "none":
+        return _RANDOM
+    if config.weights != "imagenet":
+        return f"as of the file {config.weights}"
+    if config.backbone.endswith(".keras"):
+        return f"as of the file {config.backbone}"
+    if _lite_name(config.backbone):
+        return efficientnet_lite.LICENCE
+    return applications.APPLICATIONS[applications.find_application(config.backbone)].licence
