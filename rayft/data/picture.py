@@ -9,7 +9,7 @@ from __future__ import annotations
 import tensorflow as tf
 
 # ITU-R BT.601 luma.
-_LUMA = (0.299, 0.587, 0.114)
+LUMA = (0.299, 0.587, 0.114)
 # EXIF lies in one of the first JPEG segments, and a segment holds at most 64 KiB.
 _HEAD_BYTES = 1 << 16
 
@@ -41,7 +41,7 @@ def decode_picture(encoded: tf.Tensor, image_size: tuple[int, int], channels: in
     pixels.set_shape([None, None, 3])
     resized = tf.image.resize(pixels, image_size, method="bilinear", antialias=True)
     if channels == 1:
-        return tf.reduce_sum(resized * tf.constant(_LUMA), axis=-1, keepdims=True)
+        return tf.tensordot(resized, tf.constant(LUMA)[:, None], axes=1)
     return resized
 
 

@@ -52,7 +52,8 @@ def assign_splits(
         _check_groups(splits, units)
     was_train = splits == "train"
     for split, fraction in (("test", config.test_fraction), ("validation", config.validation_fraction)):
-        if fraction > 0 and not (splits == split).any():
+        # Without any training example there is nothing to draw from; the caller refuses such data.
+        if fraction > 0 and was_train.any() and not (splits == split).any():
             held_out = _draw(labels, class_names, units, splits == "train", was_train, fraction, config.split_seed)
             if not held_out.any():
                 raise DataError(

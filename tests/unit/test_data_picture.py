@@ -1,0 +1,103 @@
+import io
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image, ImageOps
+
+from rayft.data.picture import decode_picture
+
+HEIGHT, WIDTH = 12, 8
+
+
+def pixels(channels: int = 3) -> np.ndarray:
+    # Blocks of 4 pixels, so that chroma subsampling of JPEG changes little.
+    blocks = np.random.default_rng(0).integers(0, 256, (HEIGHT // 4, WIDTH // 4, channels))
+    return np.kron(blocks, np.ones((4, 4, 1))).astype(np.uint8)
+
+
+def encode(picture: Image.Image, kind: str, **options) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def decode(encoded: bytes, size=(HEIGHT, WIDTH), channels=3) -> np.ndarray:
+    return decode_picture(tf.constant(encoded), size, channels).numpy()
+
+
+@pytest.mark.parametrize("kind", ["PNG", "BMP", "WEBP"])
+def test_lossless_formats_give_the_pixels(kind):
+    options = {"lossless": True} if kind == "WEBP" else {}
+    np.testing.assert_allclose(decode(encode(Image.fromarray(pixels()), kind, **options)), pixels(), atol=1e-3)
+
+
+def test_a_gif_gives_its_first_frame():
+    frames = [Image.fromarray(pixels()), Image.fromarray(255 - pixels())]
+    encoded = encode(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    np.testing.assert_allclose(decode(encoded), pixels(), atol=1e-3)
+
+
+@pytest.mark.parametrize(("kind", "mode"), [("PNG", "RGBA"), ("PNG", "LA"), ("WEBP", "RGBA")])
+def test_transparency_is_composited_over_white(kind, mode):
+    picture = Image.fromarray(pixels(4), "RGBA").convert(mode)
+    white = Image.new("RGBA", picture.size, "white")
+    want = np.asarray(Image.alpha_composite(white, picture.convert("RGBA")).convert("RGB"), np.float32)
+    options = {"lossless": True, "exact": True} if kind == "WEBP" else {}
+    np.testing.assert_allclose(decode(encode(picture, kind, **options)), want, atol=1)
+
+
+def test_the_undefined_alpha_of_a_bmp_is_ignored():
+    transparent = np.dstack([pixels(), np.zeros((HEIGHT, WIDTH), np.uint8)])
+    np.testing.assert_allclose(decode(encode(Image.fromarray(transparent), "BMP")), pixels(), atol=1e-3)
+
+
+def test_16_bit_grey_keeps_its_high_byte_in_three_channels():
+    grey = pixels(1)[..., 0].astype(np.uint16)
+    encoded = encode(Image.fromarray(grey * 256 + 77), "PNG")
+    np.testing.assert_allclose(decode(encoded), np.repeat(grey[..., None], 3, axis=2), atol=1e-3)
+
+
+def test_one_channel_is_luma():
+    want = pixels() @ np.array([[0.299], [0.587], [0.114]])
+    np.testing.assert_allclose(decode(encode(Image.fromarray(pixels()), "PNG"), channels=1), want, atol=1e-2)
+
+
+def test_a_cmyk_jpeg_comes_out_in_its_colours():
+    encoded = encode(Image.fromarray(pixels()).convert("CMYK"), "JPEG", quality=98)
+    np.testing.assert_allclose(decode(encoded), pixels(), atol=12)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("order", ["little", "big"])
+def test_exif_orientation_turns_a_jpeg_upright_as_pillow_does(orientation, order):
+    exif = Image.Exif()
+    exif.endian = "<" if order == "little" else ">"
+    exif[0x010F] = "a maker, so that the tag is not the first"
+    exif[0x0112] = orientation
+    encoded = encode(Image.fromarray(pixels()), "JPEG", exif=exif.tobytes(), quality=95)
+    assert (b"Exif\0\0MM" if order == "big" else b"Exif\0\0II") in encoded
+    # Pillow's JPEG decoder rounds otherwise, so it turns the pixels that TensorFlow decodes.
+    as_stored = Image.fromarray(tf.io.decode_jpeg(encoded).numpy())
+    as_stored.getexif()[0x0112] = orientation
+    want = np.asarray(ImageOps.exif_transpose(as_stored), np.float32)
+    np.testing.assert_array_equal(decode(encoded, want.shape[:2]), want)
+    # The oracle itself reads the file's header as Pillow does.
+    assert Image.open(io.BytesIO(encoded)).getexif().get(0x0112) == orientation
+
+
+def test_a_cut_off_exif_header_counts_as_upright():
+    encoded = encode(Image.fromarray(pixels()), "JPEG", quality=95)
+    broken = encoded[:2] + b"\xff\xe1\x00\x10Exif\0\0II*\0\xff\x00\x00\x00" + encoded[2:]
+    np.testing.assert_array_equal(decode(broken), decode(encoded))
+
+
+def test_resizing_averages_over_what_it_shrinks():
+    checks = np.indices((64, 64)).sum(axis=0) % 2 * 255
+    small = decode(encode(Image.fromarray(checks.astype(np.uint8)), "PNG"), (8, 8))
+    np.testing.assert_allclose(small, 127.5, atol=4)
+
+
+def test_bytes_that_are_no_picture_are_an_error():
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        decode(b"hello")
