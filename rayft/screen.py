@@ -52,7 +52,8 @@ def progress_line(state: dict[str, Any]) -> str:
         if math.isfinite(state["loss"]):
             parts.append(f"loss {state['loss']:.4f}")
         if state["metrics"]:
-            parts.append(_metrics(state["metrics"]))
+            # One is enough for a line that must fit the terminal.
+            parts.append(_metrics(dict(list(state["metrics"].items())[:1])))
         if state["examples_per_s"]:
             parts.append(f"{state['examples_per_s']:,.0f} examples/s")
         if state["left_s"] is not None:
