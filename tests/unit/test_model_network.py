@@ -35,6 +35,23 @@ def pictures(*shape):
     return np.random.default_rng(0).uniform(0, 255, shape).astype("float32")
 
 
+@pytest.fixture
+def model_file(tmp_path):
+    layers = keras.layers
+    model = keras.Sequential(
+        [
+            keras.Input((16, 16, 3)),
+            layers.Rescaling(1 / 255),
+            layers.Conv2D(4, 3, name="first"),
+            layers.BatchNormalization(name="first_norm"),
+            layers.ReLU(),
+            layers.Conv2D(5, 3, name="second"),
+        ]
+    )
+    model.save(tmp_path / "own.keras")
+    return str(tmp_path / "own.keras")
+
+
 def test_frozen_vgg16_with_a_dense_layer_of_256_is_the_textbook_network():
     model = {"backbone": "vgg16", "weights": "none", "hidden": [256], "dropout": 0.0}
     network = build_network(config(model), 7)
@@ -60,19 +77,19 @@ def test_the_network_of_784_128_10_is_the_textbook_network():
     np.testing.assert_allclose(network.model(image).numpy(), hidden @ logits[0] + logits[1], atol=1e-5)
 
 
-def test_initial_weights_and_layer_names_depend_on_the_seed_alone():
-    model = {**LITE, "hidden": [8]}
-    first = build_network(config(model), 3).model
+def test_initial_weights_and_layer_names_depend_on_the_seed_alone(model_file):
+    model = {"backbone": model_file, "weights": "none", "hidden": [8]}
+    first = build_network(config(model, size=16), 3).model
     random.seed(99)
     keras.layers.Dense(3)
     state = random.getstate()
-    second = build_network(config(model), 3).model
+    second = build_network(config(model, size=16), 3).model
     assert random.getstate() == state
     assert [layer.name for layer in first.layers] == [layer.name for layer in second.layers]
     for a, b in zip(first.get_weights(), second.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
-    other = build_network(config(model, seed=1), 3).model
-    for name in ("stem_conv", "head_dense_1", "logits"):
+    other = build_network(config(model, size=16, seed=1), 3).model
+    for name in ("first", "head_dense_1", "logits"):
         assert not np.array_equal(first.get_layer(name).kernel.numpy(), other.get_layer(name).kernel.numpy())
 
 
@@ -115,12 +132,12 @@ def test_prefix_and_suffix_together_are_the_whole_network_bit_for_bit(depth):
     assert {id(w) for w in suffix.trainable_weights} == trainable
 
 
-def test_pretrained_batch_norm_stays_in_inference_mode_and_fresh_batch_norm_does_not():
+def test_pretrained_batch_norm_stays_in_inference_mode_and_fresh_batch_norm_does_not(model_file):
     def moving(weights, **freeze):
-        network = build_network(config({"backbone": "efficientnet_lite0", "weights": weights}, **freeze), 2)
-        layer = network.model.get_layer("top_bn")
+        network = build_network(config({"backbone": model_file, "weights": weights}, size=16, **freeze), 2)
+        layer = network.model.get_layer("first_norm")
         before = layer.moving_mean.numpy()
-        network.model(pictures(4, 32, 32, 3), training=True)
+        network.model(pictures(4, 16, 16, 3), training=True)
         return not np.array_equal(before, layer.moving_mean.numpy())
 
     assert moving("none", depth=0)
@@ -166,23 +183,6 @@ def test_what_does_not_fit_is_refused_with_the_value(model, size, message):
 )
 def test_the_usual_picture_size_is_known_without_building(backbone, side):
     assert default_image_size(config({"backbone": backbone}).model) == (side, side)
-
-
-@pytest.fixture
-def model_file(tmp_path):
-    layers = keras.layers
-    model = keras.Sequential(
-        [
-            keras.Input((16, 16, 3)),
-            layers.Rescaling(1 / 255),
-            layers.Conv2D(4, 3, name="first"),
-            layers.BatchNormalization(name="first_norm"),
-            layers.ReLU(),
-            layers.Conv2D(5, 3, name="second"),
-        ]
-    )
-    model.save(tmp_path / "own.keras")
-    return str(tmp_path / "own.keras")
 
 
 def test_an_own_model_file_becomes_a_backbone_with_its_weights(model_file):
