@@ -32,7 +32,7 @@ def augment(image: tf.Tensor, seed: tf.Tensor, config: AugmentConfig) -> tf.Tens
         config: Strengths; an operation of strength 0 costs nothing.
 
     Returns:
-        float32 [H, W, C], clipped to 0..255.
+        float32 [H, W, C] in 0..255.
 
     Raises:
         ConfigError: Saturation or hue of pictures with one channel.
@@ -62,14 +62,15 @@ def augment(image: tf.Tensor, seed: tf.Tensor, config: AugmentConfig) -> tf.Tens
         image = image + _symmetric(draw("brightness")[0], config.brightness) * 255.0
     if config.contrast:
         image = scale_contrast(image, 1.0 + _symmetric(draw("contrast")[0], config.contrast))
-    # Hue has no meaning for negative values, which the two before can leave.
-    image = tf.clip_by_value(image, 0.0, 255.0)
     if config.saturation:
         image = scale_saturation(image, 1.0 + _symmetric(draw("saturation")[0], config.saturation))
-    if config.hue:
+    # Flips, crops and rotations keep the range, and a clip costs a tenth of decoding.
+    if config.brightness or config.contrast or config.saturation:
         image = tf.clip_by_value(image, 0.0, 255.0)
+    if config.hue:
+        # Hue has no meaning for negative values, hence the clip before; a turn keeps the range.
         image = tf.image.adjust_hue(image, _symmetric(draw("hue")[0], config.hue))
-    return tf.clip_by_value(image, 0.0, 255.0)
+    return image
 
 
 def crop(image: tf.Tensor, draws: tf.Tensor, largest_cut: float) -> tf.Tensor:
