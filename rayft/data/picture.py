@@ -28,7 +28,7 @@ def decode_picture(encoded: tf.Tensor, image_size: tuple[int, int], channels: in
         channels: 3, or 1 for luma.
 
     Returns:
-        float32 [height, width, channels] in 0..255.
+        float32 [height, width, channels] in 0..255, up to rounding (1e-4) in the resize.
 
     Raises:
         tf.errors.InvalidArgumentError: The bytes are not such a picture.
