@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rayft.errors import DataError, RayftError, RunFailed
+from rayft.quiet import native_start_up
 
 if TYPE_CHECKING:
     from rayft.serve.predictor import Prediction, Predictor
@@ -73,7 +74,8 @@ def train(
     from rayft.config import load_config
 
     settings = load_config(config, tuple(overrides or ()))
-    from rayft.distributed.run import train as run
+    with native_start_up():
+        from rayft.distributed.run import train as run
     from rayft.runs import RunFolder
     from rayft.screen import LiveLine, summary
 
@@ -88,7 +90,8 @@ def verify(config: ConfigArgument, overrides: SetOption = None, as_json: JsonOpt
     from rayft.config import load_config
 
     settings = load_config(config, tuple(overrides or ()))
-    from rayft.distributed.verify import verify as run
+    with native_start_up():
+        from rayft.distributed.verify import verify as run
     from rayft.screen import LiveLine
 
     with contextlib.closing(LiveLine()) as line:
@@ -110,9 +113,10 @@ def predict(
 ) -> None:
     """Say what pictures show."""
     files = list(_expand(pictures))
-    from rayft.serve.predictor import load
+    with native_start_up():
+        from rayft.serve.predictor import load
 
-    predictor = load(model)
+        predictor = load(model)
     for start in range(0, len(files), _PICTURES_AT_ONCE):
         batch = files[start : start + _PICTURES_AT_ONCE]
         answers = predictor.predict([_read(file) for file in batch], names=[str(file) for file in batch])

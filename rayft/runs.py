@@ -43,6 +43,22 @@ class RunFolder:
         """Holds the model package, once the run has finished."""
         return self.storage / "package"
 
+    @property
+    def scratch(self) -> Storage:
+        """Holds Ray Train's own state while the run goes on."""
+        return self.storage / "ray"
+
+    def stall_report(self, rank: int) -> Storage:
+        """Where the watchdog of a rank says where it stood."""
+        return self.storage / f"stall-rank{rank}.txt"
+
+    def tidy(self) -> None:
+        """Remove what only a run in progress needs."""
+        self.scratch.delete()
+        for name in self.storage.list():
+            if name.startswith("stall-rank") and not (self.storage / name).read_bytes():
+                (self.storage / name).delete()
+
     def result(self) -> dict[str, Any] | None:
         """Return ``result.json``, or None where there is none."""
         where = self.storage / "result.json"

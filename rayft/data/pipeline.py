@@ -190,13 +190,15 @@ def _batches(
     options.threading.private_threadpool_size = threads
     # Parallelism is over pictures; a kernel that splits one picture would only fight for the same cores.
     options.threading.max_intra_op_parallelism = 1
+    # Nothing here is Python control flow, and AutoGraph would take seconds to find that out.
+    plain = tf.autograph.experimental.do_not_convert
     return (
-        steps.map(fetch_step)
+        steps.map(plain(fetch_step))
         .prefetch(_PREFETCHED_BATCHES)
         .unbatch()
-        .map(decode, num_parallel_calls=threads)
+        .map(plain(decode), num_parallel_calls=threads)
         .batch(batch_size, drop_remainder=True)
-        .map(finish)
+        .map(plain(finish))
         .prefetch(_PREFETCHED_BATCHES)
         .with_options(options)
     )

@@ -1,1 +1,1 @@
-
+"""What needs Ray: workers, their monitor, runs and proofs."""

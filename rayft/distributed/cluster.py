@@ -14,6 +14,7 @@ from rayft.errors import ClusterError
 
 # Failures are noticed and workers replaced within seconds; a group that cannot be placed is given up sooner.
 RAY_SETTINGS = {
+    "RAY_AUTH_MODE": "token",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "60",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",

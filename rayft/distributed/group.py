@@ -43,7 +43,7 @@ def run_group(
         function: Importable; reports through the monitor.
         payload: Picklable settings.
         cluster: Workers and their resources.
-        scratch: Folder for Ray Train's own state; deleted afterwards.
+        scratch: Folder for Ray Train's own state; the caller deletes it once Ray has ended.
         on_progress: Called with the latest progress several times a second.
 
     Returns:
@@ -55,8 +55,6 @@ def run_group(
         RunInterrupted: A signal ended the run.
     """
     monitor = Monitor.remote()
-    # Ray Train resumes an experiment of the same name; checkpoints here are our own, so each start is new.
-    scratch.delete()
     trainer = TensorflowTrainer(
         function,
         train_loop_config={**payload, "monitor": monitor, "driver_folder": os.getcwd(), "driver_path": sys.path},
@@ -66,6 +64,7 @@ def run_group(
             resources_per_worker=_resources(cluster),
         ),
         run_config=RunConfig(
+            # Ray Train would resume an experiment of the same name; checkpoints here are our own.
             name=f"group-{uuid.uuid4().hex[:8]}",
             storage_path=scratch.root if scratch.is_local else scratch.uri,
             failure_config=FailureConfig(max_failures=cluster.max_failures),
@@ -84,8 +83,12 @@ def run_group(
         thread.start()
         while thread.is_alive():
             thread.join(POLL_S)
-            on_progress(ray.get(monitor.read.remote()))
-    scratch.delete()
+            state = ray.get(monitor.read.remote())
+            on_progress(state)
+            if interrupted.is_set() and "step" not in state:
+                raise RunInterrupted(
+                    "Stopped before the training had begun.", "Run the same command again to start it."
+                )
 
     error, result, state = ray.get([monitor.error.remote(), monitor.result.remote(), monitor.read.remote()])
     ray.kill(monitor)
@@ -93,7 +96,7 @@ def run_group(
         raise error
     if interrupted.is_set():
         raise RunInterrupted(
-            f"Stopped at {state.get('where', 'the start')}; the checkpoint there is kept.",
+            f"Stopped in epoch {state['epoch']} after step {state['step']}; the checkpoint there is kept.",
             "Run the same command again to go on.",
         )
     if failures or result is None:

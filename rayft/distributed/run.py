@@ -40,16 +40,17 @@ def train(config: RunConfig, *, fresh: bool = False, on_progress: OnProgress = l
             return {**(folder.result() or {}), "already_finished": True}
     dataset = prepare_dataset(config, on_progress)
     on_progress({"phase": "starting Ray"})
-    with connect(config.cluster):
-        folder.begin(config, fresh=fresh)
-        payload = {"config": config.model_dump(), "dataset": dataset}
-        try:
-            result = run_group(run_worker, payload, config.cluster, folder.storage / "ray", on_progress)
-        except RayftError as error:
-            _leave(folder, config, error, time.perf_counter() - started)
-            raise
+    try:
+        with connect(config.cluster):
+            folder.begin(config, fresh=fresh)
+            payload = {"config": config.model_dump(), "dataset": dataset}
+            result = run_group(run_worker, payload, config.cluster, folder.scratch, on_progress)
+    except RayftError as error:
+        _leave(folder, config, error, time.perf_counter() - started)
+        raise
     result = {**result, "wall_s": round(time.perf_counter() - started, 3)}
     folder.write_result(result)
+    folder.tidy()
     return result
 
 
@@ -78,8 +79,10 @@ def prepare_dataset(config: RunConfig, on_progress: OnProgress) -> Dataset:
 
 def _leave(folder: RunFolder, config: RunConfig, error: RayftError, wall_s: float) -> None:
     """Say in the folder how the run ended; remove it where nothing was done yet."""
-    if error.exit_code == 2 and not folder.checkpoints.exists():
-        folder.storage.delete()
-        return
-    status = "interrupted" if error.exit_code == 130 else "failed"
-    folder.write_result({"name": config.name, "status": status, "error": str(error), "wall_s": round(wall_s, 3)})
+    if (folder.storage / "config.yaml").exists():
+        if error.exit_code == 2 and not folder.checkpoints.exists():
+            folder.storage.delete()
+            return
+        status = "interrupted" if error.exit_code == 130 else "failed"
+        folder.write_result({"name": config.name, "status": status, "error": str(error), "wall_s": round(wall_s, 3)})
+        folder.tidy()

@@ -59,9 +59,8 @@ def _watchdog(config: RunConfig, rank: int) -> Iterator[Callable[[], None]]:
     The timer is a C thread of faulthandler, which works although Python is stuck. It writes where every
     thread stood to ``stall-rank<n>.txt``, then Ray Train replaces the group.
     """
-    folder = RunFolder.of(config).storage
-    home = Path(folder.root) if folder.is_local else Path(tempfile.gettempdir())
-    path = home / f"stall-rank{rank}.txt"
+    place = RunFolder.of(config).stall_report(rank)
+    path = Path(place.root) if place.is_local else Path(tempfile.gettempdir()) / place.name
     with path.open("w") as file:
 
         def alive() -> None:

@@ -74,6 +74,8 @@ def get_optimizer(config: OptimConfig) -> keras.optimizers.Optimizer:
         )
     # Decay is applied here for all optimizers alike; AdamW and Lamb bring a default of their own.
     optimizer.weight_decay = None
+    if isinstance(optimizer, keras.optimizers.Muon):
+        optimizer.adam_weight_decay = None
     return optimizer
 
 
@@ -138,11 +140,19 @@ class Updater:
             gradient = tf.clip_by_norm(gradient, tf.cast(self._config.clip_norm, gradient.dtype))
         rate = tf.cast(learning_rate(self._config, step, self._total_steps), gradient.dtype)
         keep = 1 - rate * self._config.weight_decay
+        if isinstance(self._optimizer, keras.optimizers.Nadam):
+            self._advance_nadam()
         if self._flat:
             self._update_flat(gradient, rate, keep)
         else:
             self._update_each(gradient, rate, keep)
         self._optimizer.iterations.assign_add(1)
+
+    def _advance_nadam(self) -> None:
+        """Keras keeps the product of Nadam's momentum schedule up to date outside of update_step."""
+        product = self._optimizer._u_product
+        step = tf.cast(self._optimizer.iterations + 1, product.dtype)
+        product.assign(product * self._optimizer.beta_1 * (1 - 0.5 * tf.pow(tf.cast(0.96, product.dtype), step)))
 
     def _update_flat(self, gradient: tf.Tensor, rate: tf.Tensor, keep: tf.Tensor) -> None:
         (weights,) = self._weights

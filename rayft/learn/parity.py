@@ -20,7 +20,7 @@ from rayft.learn.loop import Plan, train_epochs
 from rayft.learn.optimizer import Updater
 from rayft.learn.session import Place
 from rayft.learn.step import Task, state_variables
-from rayft.model.network import build_network
+from rayft.model.network import build_network, smallest_side
 
 EPOCHS = 2
 BATCH = 8
@@ -83,13 +83,13 @@ def run_cases(
         tree["freeze"] = {"depth": frozen, "batch_norm": batch_norm}
         traces[name] = run_case(RunConfig.model_validate(tree), dataset, place, strategy)
     conditions = (
-        f"{dataset.size('train')} examples of {side} x {side} pixels in batches of {BATCH}, {EPOCHS} epochs, "
+        f"{dataset.size('train')} examples of side {side} pixels in batches of {BATCH}, {EPOCHS} epochs, "
         f"augmentation and clipping on; unfrozen: freeze.depth {depth}"
     )
     return {"cases": traces, "examples": dataset.size("train"), "conditions": conditions}
 
 
-def shrink(config: RunConfig, side: int) -> RunConfig:
+def shrink(config: RunConfig, side: int | tuple[int, int] | None) -> RunConfig:
     """Return ``config`` with few small pictures, and with augmentation and clipping switched on."""
     tree = config.model_dump()
     tree["data"] |= {"global_batch_size": BATCH, "image_size": side}
@@ -163,6 +163,14 @@ def run_case(config: RunConfig, dataset: Dataset, place: Place, strategy: tf.dis
         examples_per_epoch=_examples(batches(0), plan, task),
         head_only=network.frozen_depth == len(network.blocks),
     )
+
+
+def _smallest_side(config: RunConfig) -> int | tuple[int, int] | None:
+    """The smallest pictures that the backbone takes, from SIDE pixels on."""
+    name = config.model.backbone
+    if name == "none" or name.endswith(".keras"):
+        return config.data.image_size
+    return max(SIDE, smallest_side(name))
 
 
 class _GradientRecorder:

@@ -9,11 +9,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from rayft.config import RunConfig
 from rayft.data.dataset import Dataset
-from rayft.data.order import steps_per_epoch
+from rayft.data.order import replica_batch_size, steps_per_epoch
 from rayft.data.pipeline import evaluation_batches, find_undecodable, train_batches
 from rayft.errors import DataError, RunFailed
 from rayft.learn.checkpoint import Checkpoints, Position, digest
@@ -106,6 +107,8 @@ class _Session:
             self.task = Task(config, self.network, total_steps=self.plan.total_steps)
         place.alive()
         place.require_same("pretrained weights", digest(frozen_variables(self.task)))
+        self._threads = max(1, int(config.cluster.cpus_per_worker))
+        self._splits: dict[str, tf.data.Dataset] = {}
         self._evaluate = make_evaluate(self.task, len(dataset.labels), place.alive)
 
     def resume(self) -> None:
@@ -129,6 +132,7 @@ class _Session:
             rank=self.place.rank,
             num_workers=self.place.num_workers,
             start_step=self.position.step,
+            threads=self._threads,
         )
         try:
             for progress in train_epochs(
@@ -143,7 +147,11 @@ class _Session:
                 if chief is not None:
                     chief.record(progress)
         except tf.errors.InvalidArgumentError as error:
-            bad = find_undecodable(self.dataset)
+            bad = [
+                name
+                for split in ("train", "validation")
+                for name in find_undecodable(self.dataset, np.arange(self.dataset.size(split)), split)
+            ]
             if not bad:
                 raise
             raise DataError(
@@ -156,16 +164,18 @@ class _Session:
         """Return the metrics of a split; empty where the split is. A collective."""
         if self.dataset.size(split) == 0:
             return {}
-        batches = evaluation_batches(
-            self.dataset,
-            self.config,
-            self.network.image_size,
-            split,
-            rank=self.place.rank,
-            num_workers=self.place.num_workers,
-            batch_size=-(-self.config.data.global_batch_size // self.place.num_workers),
-        )
-        return self._evaluate(batches)
+        if split not in self._splits:
+            self._splits[split] = evaluation_batches(
+                self.dataset,
+                self.config,
+                self.network.image_size,
+                split,
+                rank=self.place.rank,
+                num_workers=self.place.num_workers,
+                batch_size=replica_batch_size(self.config.data.global_batch_size, self.place.num_workers),
+                threads=self._threads,
+            )
+        return self._evaluate(self._splits[split])
 
     def finish(self, wall_s: float) -> dict[str, Any] | None:
         """Evaluate the best weights on the test split and write package and result."""
