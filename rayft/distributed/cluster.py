@@ -12,15 +12,6 @@ import ray
 from rayft.config import ClusterConfig
 from rayft.errors import ClusterError
 
-# Failures are noticed and workers replaced within seconds; a group that cannot be placed is given up sooner.
-RAY_SETTINGS = {
-    "RAY_AUTH_MODE": "token",
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
-    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "60",
-    "RAY_CHDIR_TO_TRIAL_DIR": "0",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-}
-
 
 @contextlib.contextmanager
 def connect(config: ClusterConfig) -> Iterator[None]:
@@ -29,8 +20,6 @@ def connect(config: ClusterConfig) -> Iterator[None]:
     Raises:
         ClusterError: The address does not answer, or the cluster is too small for the workers.
     """
-    for name, value in RAY_SETTINGS.items():
-        os.environ.setdefault(name, value)
     if config.address is None:
         check_capacity(config, embedded_resources())
     try:

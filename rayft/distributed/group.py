@@ -54,7 +54,7 @@ def run_group(
         RunFailed: Workers failed more often than allowed.
         RunInterrupted: A signal ended the run.
     """
-    monitor = Monitor.remote()
+    monitor: Any = Monitor.remote()  # type: ignore[attr-defined]
     trainer = TensorflowTrainer(
         function,
         train_loop_config={**payload, "monitor": monitor, "driver_folder": os.getcwd(), "driver_path": sys.path},

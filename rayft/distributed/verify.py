@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from dataclasses import dataclass
 from typing import Any
@@ -103,11 +104,15 @@ def verify(config: RunConfig, *, on_progress: OnProgress = lambda state: None) -
                     payload,
                     cluster,
                     scratch,
-                    lambda state, count=count: on_progress({**state, "workers": count}),
+                    functools.partial(_tell_with_count, on_progress, count),
                 )
     finally:
         scratch.delete()
     return VerifyReport(tuple(_compare(traces)), traces[1]["conditions"])
+
+
+def _tell_with_count(on_progress: OnProgress, count: int, state: dict[str, Any]) -> None:
+    on_progress({**state, "workers": count})
 
 
 def _share(config: RunConfig, count: int) -> Any:

@@ -118,7 +118,9 @@ class Checkpoints:
 
 def dump_state(task: Task) -> bytes:
     """Return all variables that a step may change as an uncompressed npz."""
-    arrays = {f"{index:05d}": np.asarray(variable) for index, variable in enumerate(state_variables(task))}
+    arrays: dict[str, Any] = {
+        f"{index:05d}": np.asarray(variable) for index, variable in enumerate(state_variables(task))
+    }
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)
     return buffer.getvalue()

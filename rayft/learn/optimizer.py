@@ -37,8 +37,16 @@ OWN_FIELDS = {
     "weight_decay": "optim.weight_decay",
     "global_clipnorm": "optim.clip_norm",
 }
-UNSUPPORTED = ("clipnorm", "clipvalue", "use_ema", "ema_momentum", "ema_overwrite_frequency", "loss_scale_factor")
-UNSUPPORTED += ("gradient_accumulation_steps", "name")
+UNSUPPORTED = (
+    "clipnorm",
+    "clipvalue",
+    "use_ema",
+    "ema_momentum",
+    "ema_overwrite_frequency",
+    "loss_scale_factor",
+    "gradient_accumulation_steps",
+    "name",
+)
 
 
 def get_optimizer(config: OptimConfig) -> keras.optimizers.Optimizer:

@@ -209,7 +209,7 @@ class _Session:
         epoch, best = progress.step // self.plan.steps_per_epoch, self.position.best
         if progress.metrics:
             metric = self.config.train.metric
-            if is_better(metric, progress.metrics[metric], best and best["metrics"][metric]):
+            if is_better(metric, progress.metrics[metric], best["metrics"][metric] if best else None):
                 best = {"epoch": epoch, "step": progress.step, "metrics": progress.metrics}
         self.position = Position(epoch, progress.step, best)
 

@@ -1,0 +1,60 @@
+"""Where a measured process waits for its turn, and says how long its turn took."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import sys
+import time
+from typing import Any
+
+
+class Gate:
+    """Lets a training loop run some epochs whenever the driver says so.
+
+    The loop calls ``open`` once before its first epoch and ``epoch_done`` after each; both may block, and
+    the process ends in one of them when the driver has enough.
+    """
+
+    def __init__(self, cores: list[int]) -> None:
+        """Pin this process; call it before TensorFlow or PyTorch is imported, which count the cores."""
+        os.sched_setaffinity(0, cores)
+        # What libraries print must not mix with the answers.
+        self._answers = os.fdopen(os.dup(1), "w", buffering=1)
+        os.dup2(2, 1)
+        self._left = 0
+        self._epochs = 0
+        self._started = 0.0
+        self._started_cpu = 0.0
+
+    def open(self, **details: Any) -> None:
+        """Say what was built, then wait for the first turn."""
+        self._answer(details)
+        self._wait()
+
+    def epoch_done(self) -> None:
+        """Count an epoch; at the end of a turn, answer and wait for the next."""
+        self._left -= 1
+        if self._left:
+            return
+        seconds = time.perf_counter() - self._started
+        cpu_s = time.process_time() - self._started_cpu
+        self._answer({"epochs": self._epochs, "seconds": seconds, "cpu_s": cpu_s, "peak_bytes": _peak_bytes()})
+        self._wait()
+
+    def _wait(self) -> None:
+        command = sys.stdin.readline().strip()
+        if not command:
+            # Workers end one by one; an orderly end would wait for partners that are gone.
+            os._exit(0)
+        self._left = self._epochs = int(command)
+        self._started, self._started_cpu = time.perf_counter(), time.process_time()
+
+    def _answer(self, values: dict[str, Any]) -> None:
+        print(json.dumps(values), file=self._answers)
+
+
+def _peak_bytes() -> int:
+    """Return the largest resident size so far; Linux counts it in KiB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
