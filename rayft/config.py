@@ -18,6 +18,10 @@ from pydantic import (
 )
 
 from rayft.config_problems import IMPORT_PATTERN, NAME_PATTERN, describe_problem, show_value
+
+# A rate that suits a new head would undo what pretrained blocks know.
+HEAD_RATE = 3e-3
+BLOCKS_RATE = 3e-4
 from rayft.errors import ConfigError
 from rayft.yaml_text import read_yaml, write_yaml
 
@@ -133,7 +137,12 @@ class OptimConfig(Section):
     """How gradients become updates."""
 
     name: str = Field("adam", min_length=1, description="A Keras optimizer's name, or module:function.")
-    learning_rate: float = Field(1e-3, gt=0, le=1000, description="Peak learning rate.")
+    learning_rate: float = Field(
+        HEAD_RATE,
+        gt=0,
+        le=1000,
+        description="Peak learning rate; not given: 0.003 where the head trains alone, 0.0003 where blocks train too.",
+    )
     schedule: Literal["constant", "cosine"] = Field("cosine", description="Course of the rate after warm-up.")
     warmup_fraction: float = Field(0.05, ge=0, lt=1, description="Part of all steps with a linearly rising rate.")
     weight_decay: float = Field(0.0, ge=0, lt=1, description="Decoupled decay; spares biases and normalisation.")
@@ -192,6 +201,18 @@ class RunConfig(Section):
     optim: OptimConfig = Field(OptimConfig(), description="Optimizer.")
     train: TrainConfig = Field(TrainConfig(), description="Training loop.")
     cluster: ClusterConfig = Field(ClusterConfig(), description="Ray resources.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_rate(cls, tree: Any) -> Any:
+        """Fill in the rate that suits the freeze depth, so that the resolved config shows it."""
+        if not isinstance(tree, dict):
+            return tree
+        optim, freeze = tree.get("optim") or {}, tree.get("freeze") or {}
+        sections = isinstance(optim, dict) and isinstance(freeze, dict)
+        if sections and "learning_rate" not in optim and freeze.get("depth", "all") != "all":
+            return {**tree, "optim": {**optim, "learning_rate": BLOCKS_RATE}}
+        return tree
 
     @model_validator(mode="after")
     def _across_fields(self) -> RunConfig:

@@ -193,3 +193,12 @@ def test_a_config_cannot_be_changed():
     with pytest.raises(ValueError, match="frozen"):
         config.seed = 3
     assert RunConfig.model_validate(config.model_dump(mode="json")) == config
+
+
+@pytest.mark.parametrize(
+    ("freeze", "rate"), [({}, 3e-3), ({"depth": "all"}, 3e-3), ({"depth": 4}, 3e-4), ({"depth": 0.5}, 3e-4)]
+)
+def test_the_default_rate_suits_the_freeze_depth(freeze, rate):
+    assert parse_config({"data": {"source": "x"}, "freeze": freeze}).optim.learning_rate == rate
+    given = parse_config({"data": {"source": "x"}, "freeze": freeze, "optim": {"learning_rate": 0.1}})
+    assert given.optim.learning_rate == 0.1
