@@ -18,12 +18,12 @@ from pydantic import (
 )
 
 from rayft.config_problems import IMPORT_PATTERN, NAME_PATTERN, describe_problem, show_value
+from rayft.errors import ConfigError
+from rayft.yaml_text import read_yaml, write_yaml
 
 # A rate that suits a new head would undo what pretrained blocks know.
 HEAD_RATE = 3e-3
 BLOCKS_RATE = 3e-4
-from rayft.errors import ConfigError
-from rayft.yaml_text import read_yaml, write_yaml
 
 # Larger files are no configs; reading one whole could exhaust memory.
 _MAX_CONFIG_BYTES = 1_000_000
