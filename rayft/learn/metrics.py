@@ -80,8 +80,12 @@ def metrics_from_sums(sums: np.ndarray, classes: int) -> dict[str, float]:
     }
 
 
-def is_better(metric: str, value: float, than: float | None) -> bool:
-    """Tell whether ``value`` is strictly better than ``than``; None is worse than anything."""
-    if than is None:
+def is_better(metric: str, new: dict[str, float], old: dict[str, float] | None) -> bool:
+    """Tell whether metrics are better than earlier ones; None is worse than anything.
+
+    Equal values are common on a small validation split; the lower log_loss then decides.
+    """
+    if old is None:
         return True
-    return value < than if metric in LOWER_IS_BETTER else value > than
+    sign = -1 if metric in LOWER_IS_BETTER else 1
+    return (sign * new[metric], -new["log_loss"]) > (sign * old[metric], -old["log_loss"])

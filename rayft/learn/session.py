@@ -208,8 +208,8 @@ class _Session:
     def _advance(self, progress: Progress) -> None:
         epoch, best = progress.step // self.plan.steps_per_epoch, self.position.best
         if progress.metrics:
-            metric = self.config.train.metric
-            if is_better(metric, progress.metrics[metric], best["metrics"][metric] if best else None):
+            earlier = best["metrics"] if best else None
+            if is_better(self.config.train.metric, progress.metrics, earlier):
                 best = {"epoch": epoch, "step": progress.step, "metrics": progress.metrics}
         self.position = Position(epoch, progress.step, best)
 

@@ -56,11 +56,21 @@ def test_metrics_do_not_depend_on_how_the_split_is_cut_and_padded(split, parts):
     assert compute(*split, parts) == pytest.approx(compute(*split, 1), rel=1e-12)
 
 
-def test_lower_is_better_for_losses_alone():
-    assert is_better("accuracy", 0.5, 0.4)
-    assert not is_better("accuracy", 0.4, 0.4)
-    assert is_better("log_loss", 0.4, 0.5)
-    assert is_better("ece", 0.4, None)
+@pytest.mark.parametrize(
+    ("metric", "new", "old", "expected"),
+    [
+        ("accuracy", (0.5, 9.0), (0.4, 1.0), True),
+        ("accuracy", (0.4, 1.0), (0.5, 9.0), False),
+        ("accuracy", (0.5, 0.9), (0.5, 1.0), True),
+        ("accuracy", (0.5, 1.0), (0.5, 1.0), False),
+        ("log_loss", (0.1, 0.4), (0.9, 0.5), True),
+        ("log_loss", (0.9, 0.5), (0.1, 0.4), False),
+    ],
+)
+def test_the_better_epoch_has_the_better_metric_or_at_equal_ones_the_lower_log_loss(metric, new, old, expected):
+    new, old = (dict(zip(("accuracy", "log_loss"), values, strict=True)) for values in (new, old))
+    assert is_better(metric, new, old) is expected
+    assert is_better(metric, new, None)
 
 
 def test_smoothed_cross_entropy_is_that_of_the_mixed_target():
