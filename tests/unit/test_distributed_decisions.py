@@ -1,0 +1,37 @@
+import pytest
+
+from rayft.config import ClusterConfig
+from rayft.distributed.cluster import check_capacity
+from rayft.distributed.devices import DevicePlan, plan_devices
+from rayft.errors import ClusterError
+
+
+@pytest.mark.parametrize(
+    ("cpus", "gpus", "expected"),
+    [
+        (1, 0, DevicePlan(1, 2, "RING", False)),
+        (0.5, 0, DevicePlan(1, 2, "RING", False)),
+        (7.5, 0, DevicePlan(7, 8, "RING", False)),
+        (4, 1, DevicePlan(4, 5, "NCCL", True)),
+        (4, 0.5, DevicePlan(4, 5, "NCCL", True)),
+    ],
+)
+def test_threads_follow_the_cpu_share_and_collectives_the_device(cpus, gpus, expected):
+    assert plan_devices(ClusterConfig(cpus_per_worker=cpus, gpus_per_worker=gpus)) == expected
+
+
+def test_a_cluster_that_holds_the_workers_is_accepted():
+    check_capacity(ClusterConfig(workers=2, cpus_per_worker=1), {"CPU": 2.0})
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"workers": 3}, "needs 3 CPU; the cluster has 2"),
+        ({"workers": 2, "cpus_per_worker": 1.5}, "needs 3 CPU; the cluster has 2"),
+        ({"gpus_per_worker": 1}, "needs 1 GPU; the cluster has 0"),
+    ],
+)
+def test_a_cluster_too_small_is_refused_with_both_figures(settings, says):
+    with pytest.raises(ClusterError, match=says):
+        check_capacity(ClusterConfig(**settings), {"CPU": 2.0})
