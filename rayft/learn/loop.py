@@ -87,21 +87,20 @@ def train_epochs(
     """
     run_steps = compile_steps(task)
     iterator = iter(batches)
-    step, steps_per_call, seconds = plan.start_step, 1, 0.0
+    step, steps_per_call, step_s = plan.start_step, 1, 0.0
     stopping = False
     while step < plan.total_steps and not stopping:
         count = min(steps_per_call, plan.until_pause(step))
         started = time.perf_counter()
-        signals = tf.constant([float(stop_requested()), seconds / max(steps_per_call, 1)], tf.float64)
+        # Collective: every replica hears whether any wants to stop, and the mean time of a step.
+        signals = tf.constant([float(stop_requested()), step_s / task.num_replicas], tf.float64)
         losses, agreed = (result.numpy() for result in run_steps(iterator, tf.constant(count), signals))
         seconds = time.perf_counter() - started
         _check_finite(losses, step, plan.steps_per_epoch)
-        step += count
-        stopping = bool(agreed[0] > 0)
+        step, step_s, stopping = step + count, seconds / count, bool(agreed[0] > 0)
         at_epoch_end = step % plan.steps_per_epoch == 0
         yield Progress(step, losses, seconds, stopping, evaluate() if at_epoch_end else None)
-        steps_per_call = _next_call(steps_per_call, float(agreed[1]) / task.num_replicas)
-        seconds *= steps_per_call / count
+        steps_per_call = _next_call(steps_per_call, float(agreed[1]))
 
 
 def compile_steps(task: Task) -> Callable:
