@@ -58,7 +58,9 @@ class Storage:
 
     def __truediv__(self, name: str) -> Storage:
         part = str(name).strip("/")
-        return Storage(self.filesystem, f"{self.root.rstrip('/')}/{part}", f"{self.uri.rstrip('/')}/{part}")
+        # A URI may end in options: s3://bucket/folder?endpoint_override=...
+        place, mark, options = self.uri.partition("?")
+        return Storage(self.filesystem, f"{self.root.rstrip('/')}/{part}", f"{place.rstrip('/')}/{part}{mark}{options}")
 
     def __str__(self) -> str:
         return self.uri

@@ -51,6 +51,13 @@ def test_a_file_uri_is_the_same_place_as_its_path(tmp_path):
     assert storage.uri == str(tmp_path)
 
 
+def test_the_options_of_a_uri_stay_at_its_end():
+    bucket = Storage.open("s3://bucket/a?endpoint_override=http://127.0.0.1:9&region=x&anonymous=true")
+    place = bucket / "runs" / "b"
+    assert place.uri == "s3://bucket/a/runs/b?endpoint_override=http://127.0.0.1:9&region=x&anonymous=true"
+    assert Storage.open(place.uri).root == place.root == "bucket/a/runs/b"
+
+
 def test_storage_pickles(tmp_path):
     (Storage.open(tmp_path) / "a").write_bytes(b"1")
     assert (pickle.loads(pickle.dumps(Storage.open(tmp_path))) / "a").read_bytes() == b"1"
