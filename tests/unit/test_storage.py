@@ -52,9 +52,9 @@ def test_a_file_uri_is_the_same_place_as_its_path(tmp_path):
 
 
 def test_the_options_of_a_uri_stay_at_its_end():
-    bucket = Storage.open("s3://bucket/a?endpoint_override=http://127.0.0.1:9&region=x&anonymous=true")
+    bucket = Storage.open("s3://bucket/a?endpoint_override=127.0.0.1:9&scheme=http&region=x")
     place = bucket / "runs" / "b"
-    assert place.uri == "s3://bucket/a/runs/b?endpoint_override=http://127.0.0.1:9&region=x&anonymous=true"
+    assert place.uri == "s3://bucket/a/runs/b?endpoint_override=127.0.0.1:9&scheme=http&region=x"
     assert Storage.open(place.uri).root == place.root == "bucket/a/runs/b"
 
 
