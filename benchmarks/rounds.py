@@ -136,10 +136,11 @@ def take_turns(specs: list[Spec], *, rounds: int, epochs: int) -> tuple[list[Tur
             side = _Side(spec, Path(logs))
             stack.callback(side.end)
             sides.append(side)
-            details[spec.name] = side.details()
+        for side in sides:
+            details[side.spec.name] = side.details()
             # Compiles; one side after the other, so that it disturbs nobody.
             side.turn(-1, 1)
-            print(f"  ready: {spec.name}", file=sys.stderr)
+            print(f"  ready: {side.spec.name}", file=sys.stderr)
         turns = []
         for index in range(rounds):
             for side in sides:

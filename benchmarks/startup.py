@@ -43,15 +43,19 @@ def measure_startup(worker_counts: list[int], rounds: int) -> list[dict[str, Any
         for workers in worker_counts:
             records.append({"side": f"rayft, {workers} workers", "round": index, **_start_rayft(workers)})
         records.append({"side": "bare", "round": index, **_start_bare()})
-    bare = [record for record in records if record["side"] == "bare"]
-    for workers in worker_counts:
-        side = f"rayft, {workers} workers"
-        own = [record for record in records if record["side"] == side]
-        for measure in ("seconds", "peak_bytes"):
-            values = [mine[measure] / theirs[measure] for mine, theirs in zip(own, bare, strict=True)]
-            spread = {"median": statistics.median(values), "low": min(values), "high": max(values)}
-            records.append({"ratio": f"{side} / bare, {measure}", **spread, "rounds": len(values)})
-    return records
+    return records + [
+        _divide(records, f"rayft, {workers} workers", measure)
+        for workers in worker_counts
+        for measure in ("seconds", "peak_bytes")
+    ]
+
+
+def _divide(records: list[dict[str, Any]], side: str, measure: str) -> dict[str, Any]:
+    """Return the ratio of a side to the bare script, round by round."""
+    own, bare = ([record[measure] for record in records if record["side"] == name] for name in (side, "bare"))
+    values = [mine / theirs for mine, theirs in zip(own, bare, strict=True)]
+    spread = {"median": statistics.median(values), "low": min(values), "high": max(values)}
+    return {"ratio": f"{side} / bare, {measure}", **spread, "rounds": len(values)}
 
 
 def _start_rayft(workers: int) -> dict[str, Any]:
