@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import resource
+import signal
 import sys
 import time
 from typing import Any
+
+PR_SET_PDEATHSIG = 1  # From Linux' sys/prctl.h.
 
 
 class Gate:
@@ -20,6 +24,8 @@ class Gate:
     def __init__(self, cores: list[int]) -> None:
         """Pin this process; call it before TensorFlow or PyTorch is imported, which count the cores."""
         os.sched_setaffinity(0, cores)
+        # A worker that waits for its partner would outlive a driver that was killed.
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         # What libraries print must not mix with the answers.
         self._answers = os.fdopen(os.dup(1), "w", buffering=1)
         os.dup2(2, 1)
