@@ -137,7 +137,8 @@ def worker_dependent_layers(model: keras.Model) -> list[str]:
 
 
 def _to_invariant(layer: Any) -> Any:
-    if isinstance(layer, keras.layers.BatchNormalization) and not layer.renorm:
+    # Keras 3.12, the last for Python 3.10, has no batch renormalisation.
+    if isinstance(layer, keras.layers.BatchNormalization) and not getattr(layer, "renorm", False):
         return BatchNormalization.from_config(layer.get_config())
     if type(layer) is StochasticDepth:
         # Dropping a whole example's branch is dropout with one draw an example.
