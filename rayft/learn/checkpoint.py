@@ -26,11 +26,13 @@ class Position:
         epoch: Epochs finished.
         step: Steps done in the whole run.
         best: epoch, step and metrics of the epoch with the best validation metric so far, or None.
+        unlogged: Losses of the latest steps that no line of the journal covers yet.
     """
 
     epoch: int = 0
     step: int = 0
     best: dict[str, Any] | None = None
+    unlogged: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ class Checkpoints:
         for step in reversed(self.steps()):
             commit = self._commit(step)
             if commit is not None:
-                return Position(commit["epoch"], commit["step"], commit["best"])
+                return Position(commit["epoch"], commit["step"], commit["best"], tuple(commit["unlogged"]))
         return None
 
     def restore(self, task: Task, step: int) -> None:
@@ -89,28 +91,44 @@ class Checkpoints:
         found = [int(name[len(PREFIX) :]) for name in names if name.startswith(PREFIX)]
         return sorted(step for step in found if (self.folder / _name(step) / "position.json").exists())
 
-    def remove_orphans(self) -> list[str]:
-        """Delete folders that were begun and never committed; returns their names."""
+    def remove_orphans(self, resumed_step: int) -> list[str]:
+        """Delete folders never committed, or later than the step resumed from; returns their names.
+
+        A later one is damaged, or it would have been resumed from; kept, it would count among the latest.
+        """
         names = self.folder.list() if self.folder.exists() else []
-        committed = {_name(step) for step in self.steps()}
+        committed = {_name(step) for step in self.steps() if step <= resumed_step}
         orphans = [name for name in names if name.startswith(PREFIX) and name not in committed]
         for name in orphans:
             (self.folder / name).delete()
         return orphans
 
     def _commit(self, step: int) -> dict[str, Any] | None:
+        commit = self._read_commit(step)
+        try:
+            state = (self.folder / _name(step) / "state.npz").read_bytes()
+        except StorageError:
+            return None
+        return commit if commit and commit.get("state_sha256") == hashlib.sha256(state).hexdigest() else None
+
+    def _read_commit(self, step: int) -> dict[str, Any] | None:
         try:
             commit = json.loads((self.folder / _name(step) / "position.json").read_bytes())
-            state = (self.folder / _name(step) / "state.npz").read_bytes()
         except (StorageError, ValueError):
             return None
-        return commit if commit.get("state_sha256") == hashlib.sha256(state).hexdigest() else None
+        if commit.get("format") != FORMAT:
+            raise StorageError(
+                f"Checkpoint {self.folder.uri}/{_name(step)} has format {commit.get('format')}, not {FORMAT}.",
+                "Resume with the version of rayft that wrote it, or start anew with --fresh.",
+            )
+        return commit
 
     def _prune(self, position: Position) -> None:
         steps = self.steps()
-        kept = set(steps[-self.keep :])
-        if position.best:
-            kept.add(position.best["step"])
+        latest = steps[-self.keep :]
+        # Whichever of the latest is resumed from, its best one must be there too.
+        bests = [commit["best"] for commit in map(self._read_commit, latest) if commit] + [position.best]
+        kept = {*latest, *(best["step"] for best in bests if best)}
         for step in steps:
             if step not in kept:
                 (self.folder / _name(step)).delete()

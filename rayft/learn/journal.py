@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +30,23 @@ class Journal:
         folder: RunFolder,
         *,
         start_step: int,
+        unlogged: Sequence[float],
         steps_per_epoch: int,
         log_every_steps: int,
         examples_per_step: Callable[[int], int],
         learning_rate: Callable[[int], float],
     ) -> None:
-        """Continue the journal of ``folder``; lines after ``start_step`` are dropped, their steps come again."""
+        """Continue the journal of ``folder``; lines after ``start_step`` are dropped, their steps come again.
+
+        Args:
+            folder: The run's folder.
+            start_step: Steps done before.
+            unlogged: Losses of the latest of them that no line covers yet.
+            steps_per_epoch: For the epoch of a step.
+            log_every_steps: Steps per line.
+            examples_per_step: Maps a step, from 0, to its number of real examples.
+            learning_rate: Maps a step, from 0, to its rate.
+        """
         self.lines = [line for line in folder.metrics() if line["step"] <= start_step]
         self.examples_per_s = 0.0
         self.steps_per_s = 0.0
@@ -45,12 +56,17 @@ class Journal:
         self._examples_per_step = examples_per_step
         self._learning_rate = learning_rate
         self._step = start_step
-        self._losses: list[float] = []
+        self._losses = list(unlogged)
         self._warm = False
         self._examples, self._steps, self._seconds = 0, 0, 0.0
         where = folder.storage / "tensorboard"
         self._events = Path(where.root) if where.is_local else Path(tempfile.mkdtemp(prefix="rayft-events-"))
         self._writer = tf.summary.create_file_writer(str(self._events))
+
+    @property
+    def unlogged(self) -> tuple[float, ...]:
+        """Losses since the latest line; a checkpoint keeps them, so that a resumed run writes the same lines."""
+        return tuple(self._losses)
 
     def add(self, losses: np.ndarray, seconds: float, metrics: dict[str, float] | None) -> None:
         """Take the losses float64 [n] of the next n steps, which took ``seconds`` in all."""
@@ -63,9 +79,7 @@ class Journal:
                 self._write_line(metrics if at_epoch_end else None)
 
     def flush(self) -> None:
-        """Write everything so far to the run's folder."""
-        if self._losses:
-            self._write_line(None)
+        """Write the lines so far to the run's folder."""
         self._folder.write_metrics(self.lines)
         self._writer.flush()
         where = self._folder.storage / "tensorboard"

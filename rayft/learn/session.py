@@ -120,7 +120,7 @@ class _Session:
         if self.position.step:
             self.checkpoints.restore(self.task, self.position.step)
         if self.place.is_chief:
-            self.checkpoints.remove_orphans()
+            self.checkpoints.remove_orphans(self.position.step)
 
     def train(self, observer: Observer) -> bool:
         """Take all steps that are left; returns whether the last one was reached."""
@@ -243,6 +243,7 @@ class _Chief:
         self._journal = Journal(
             session.folder,
             start_step=session.position.step,
+            unlogged=session.position.unlogged,
             steps_per_epoch=per_epoch,
             log_every_steps=config.train.log_every_steps,
             examples_per_step=lambda step: min(size, train_size - step % per_epoch * size),
@@ -258,7 +259,7 @@ class _Chief:
         self._journal.add(progress.losses, progress.seconds, progress.metrics)
         if progress.stopping or session.plan.is_pause(progress.step):
             self._journal.flush()
-            session.checkpoints.save(session.task, session.position)
+            session.checkpoints.save(session.task, replace(session.position, unlogged=self._journal.unlogged))
         self._tell(float(progress.losses[-1]), progress.metrics or {})
 
     def _tell(self, loss: float, metrics: dict[str, float]) -> None:
