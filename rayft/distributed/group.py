@@ -66,7 +66,8 @@ def run_group(
         run_config=RunConfig(
             # Ray Train would resume an experiment of the same name; checkpoints here are our own.
             name=f"group-{uuid.uuid4().hex[:8]}",
-            storage_path=scratch.root if scratch.is_local else scratch.uri,
+            storage_path=scratch.root,
+            storage_filesystem=None if scratch.is_local else scratch.filesystem,
             failure_config=FailureConfig(max_failures=cluster.max_failures),
         ),
     )
@@ -85,6 +86,9 @@ def run_group(
             thread.join(POLL_S)
             state = ray.get(monitor.read.remote())
             on_progress(state)
+            # No retry would mend it, and the group would take seconds to find that out.
+            if (error := ray.get(monitor.error.remote())) is not None:
+                raise error
             if interrupted.is_set() and "step" not in state:
                 raise RunInterrupted(
                     "Stopped before the training had begun.", "Run the same command again to start it."
@@ -94,7 +98,7 @@ def run_group(
     ray.kill(monitor)
     if error is not None:
         raise error
-    if interrupted.is_set():
+    if interrupted.is_set() and result is None and not failures:
         raise RunInterrupted(
             f"Stopped in epoch {state['epoch']} after step {state['step']}; the checkpoint there is kept.",
             "Run the same command again to go on.",

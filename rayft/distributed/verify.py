@@ -16,8 +16,7 @@ from rayft.distributed.cluster import connect, embedded_resources
 from rayft.distributed.devices import plan_devices, prepare_tensorflow
 from rayft.distributed.group import OnProgress, run_group
 from rayft.distributed.run import prepare_dataset
-from rayft.distributed.worker import enter_driver_folder
-from rayft.errors import RayftError
+from rayft.distributed.worker import enter_driver_folder, report_final_errors
 from rayft.storage import Storage
 
 WORKER_COUNTS = (1, 2, 3)
@@ -143,11 +142,8 @@ def _verify_worker(payload: dict[str, Any]) -> None:
         if rank == 0:
             monitor.update.remote({"phase": f"{config.cluster.workers} workers: {case}"})
 
-    try:
+    with report_final_errors(monitor, rank):
         result = run_cases(config, payload["dataset"], place, strategy, tell)
-    except RayftError as error:
-        ray.get(monitor.fail.remote(error))
-        raise
     if rank == 0:
         ray.get(monitor.finish.remote(result))
 

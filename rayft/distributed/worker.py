@@ -5,19 +5,22 @@ from __future__ import annotations
 import contextlib
 import faulthandler
 import os
+import re
 import sys
 import tempfile
+import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import ray
+import ray.exceptions
 import ray.train
 import ray.train.collective
 
 from rayft.config import RunConfig
 from rayft.distributed.devices import plan_devices, prepare_tensorflow
-from rayft.errors import RayftError
+from rayft.errors import RayftError, RunFailed
 from rayft.runs import RunFolder
 
 
@@ -37,12 +40,55 @@ def run_worker(payload: dict[str, Any]) -> None:
     rank = context.get_world_rank()
     if rank == 0:
         ray.get(monitor.start.remote())
-    with _watchdog(config, rank) as alive:
-        try:
-            _session(config, payload["dataset"], rank, context.get_world_size(), monitor, alive)
-        except RayftError as error:
-            ray.get(monitor.fail.remote(error))
-            raise
+    with _watchdog(config, rank) as alive, report_final_errors(monitor, rank):
+        _session(config, payload["dataset"], rank, context.get_world_size(), monitor, alive)
+
+
+@contextlib.contextmanager
+def report_final_errors(monitor: Any, rank: int) -> Iterator[None]:
+    """Tell the driver about errors that a retry would meet again; every error goes on to Ray Train."""
+    try:
+        yield
+    except RayftError as error:
+        ray.get(monitor.fail.remote(error))
+        raise
+    # The user's own code may raise anything.
+    except Exception as error:
+        if not _follows_a_lost_peer(error):
+            ray.get(monitor.fail.remote(_describe(error, rank)))
+        raise
+
+
+def _follows_a_lost_peer(error: Exception) -> bool:
+    """Whether a worker gets such an error when another one dies in the middle of a collective."""
+    from tensorflow import errors
+
+    lost = (
+        errors.AbortedError,
+        errors.CancelledError,
+        errors.DeadlineExceededError,
+        errors.FailedPreconditionError,
+        errors.InternalError,
+        errors.UnavailableError,
+        errors.UnknownError,
+    )
+    return isinstance(error, (*lost, ray.exceptions.RayError))
+
+
+def _describe(error: Exception, rank: int) -> RunFailed:
+    """Put an unforeseen error into one line: what, and in which line of which file."""
+    text = str(error).strip()
+    # AutoGraph puts the frames of the user's functions into the message.
+    frames = re.findall(r'File "([^"]+)", line (\d+)', text)
+    if not frames:
+        frames = [(frame.filename, str(frame.lineno)) for frame in traceback.extract_tb(error.__traceback__)]
+    file, line = frames[-1]
+    last = text.splitlines()[-1].strip() if text else "no message"
+    return RunFailed(
+        f"Worker {rank} failed with {type(error).__name__}: {last.removeprefix(f'{type(error).__name__}: ')} "
+        f"({file}, line {line}).",
+        "Mend that line, then run the same command again.",
+    )
 
 
 def enter_driver_folder(payload: dict[str, Any]) -> None:
@@ -57,11 +103,12 @@ def _watchdog(config: RunConfig, rank: int) -> Iterator[Callable[[], None]]:
     """End this process when ``alive`` is not called for cluster.stall_timeout_s.
 
     The timer is a C thread of faulthandler, which works although Python is stuck. It writes where every
-    thread stood to ``stall-rank<n>.txt``, then Ray Train replaces the group.
+    thread stood to ``stall-rank<n>.txt``, then Ray Train replaces the group. What an earlier worker of this
+    rank wrote there is kept.
     """
     place = RunFolder.of(config).stall_report(rank)
     path = Path(place.root) if place.is_local else Path(tempfile.gettempdir()) / place.name
-    with path.open("w") as file:
+    with path.open("a") as file:
 
         def alive() -> None:
             faulthandler.dump_traceback_later(config.cluster.stall_timeout_s, exit=True, file=file)
