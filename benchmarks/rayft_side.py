@@ -44,9 +44,8 @@ def main() -> None:
     else:
         examples = dataset.size("train")
         steps = steps_per_epoch(examples, setting.global_batch_size)
-    with strategy.scope():
-        network = build_network(config, len(dataset.labels))
-        task = Task(config, network, total_steps=steps * EPOCHS)
+    network = build_network(config, len(dataset.labels), strategy)
+    task = Task(config, network, total_steps=steps * EPOCHS, strategy=strategy)
     if setting.source == "encoded":
         threads = len(setting.cores)
         batches = train_batches(dataset, config, network.image_size, rank=0, num_workers=1, threads=threads)

@@ -110,9 +110,8 @@ def run_case(config: RunConfig, dataset: Dataset, place: Place, strategy: tf.dis
     """Train ``config`` on this replica's share and return what was computed."""
     per_epoch = steps_per_epoch(dataset.size("train"), config.data.global_batch_size)
     plan = Plan(per_epoch, config.train.epochs)
-    with strategy.scope():
-        network = build_network(config, len(dataset.labels))
-        task = Task(config, network, total_steps=plan.total_steps)
+    network = build_network(config, len(dataset.labels), strategy)
+    task = Task(config, network, total_steps=plan.total_steps, strategy=strategy)
     recorder = _GradientRecorder(task)
     begin = dump_state(task)
     evaluate = make_evaluate(task, len(dataset.labels), place.alive)

@@ -102,9 +102,8 @@ class _Session:
         per_epoch = steps_per_epoch(dataset.size("train"), config.data.global_batch_size)
         self.plan = Plan(per_epoch, config.train.epochs, 0, config.train.checkpoint_every_steps)
         self.position = Position()
-        with strategy.scope():
-            self.network: Network = build_network(config, len(dataset.labels))
-            self.task = Task(config, self.network, total_steps=self.plan.total_steps)
+        self.network: Network = build_network(config, len(dataset.labels), strategy)
+        self.task = Task(config, self.network, total_steps=self.plan.total_steps, strategy=strategy)
         place.alive()
         place.require_same("pretrained weights", digest(frozen_variables(self.task)))
         self._threads = max(1, int(config.cluster.cpus_per_worker))

@@ -88,13 +88,17 @@ class Task:
         strategy: Spans the workers.
     """
 
-    def __init__(self, config: RunConfig, network: Network, *, total_steps: int) -> None:
-        """Bind a network to its loss, optimizer and replicas; call it inside the strategy's scope.
+    def __init__(
+        self, config: RunConfig, network: Network, *, total_steps: int, strategy: tf.distribute.Strategy | None = None
+    ) -> None:
+        """Bind a network to its loss, optimizer and replicas; the current strategy where none is given.
+
+        Call it outside of the strategy's scope: what it makes belongs to this process alone.
 
         Raises:
             ConfigError: Loss, optimizer or step cannot be loaded.
         """
-        self.strategy = strategy = tf.distribute.get_strategy()
+        self.strategy = strategy = strategy or tf.distribute.get_strategy()
         self.network = network
         self.model = Forward(network)
         self.variables = list(network.model.trainable_variables)

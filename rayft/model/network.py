@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import keras
+import tensorflow as tf
 from keras.src.backend.common import global_state
 
 from rayft.config import ModelConfig, RunConfig
@@ -75,7 +76,7 @@ def default_image_size(config: ModelConfig) -> tuple[int, int]:
     return side, side
 
 
-def build_network(config: RunConfig, num_classes: int) -> Network:
+def build_network(config: RunConfig, num_classes: int, strategy: tf.distribute.Strategy | None = None) -> Network:
     """Build the network of a run: backbone, blocks, freezing, head.
 
     The initial weights are a function of the config alone: the same on every worker, whatever the process
@@ -84,14 +85,18 @@ def build_network(config: RunConfig, num_classes: int) -> Network:
     Args:
         config: model, freeze, data.image_size, data.channels, train.precision and seed count.
         num_classes: Width of the logits.
+        strategy: Holds the network's variables; the current one where not given.
 
     Raises:
         ModelError: Backbone, weights, picture size, freeze depth or head do not fit each other.
     """
     image_size = _image_size(config)
-    with _building(POLICIES[config.train.precision], config.seed):
-        backbone = _build_backbone(config, (*image_size, config.data.channels))
-        backbone = worker_invariant(backbone)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_building(POLICIES[config.train.precision], config.seed))
+        # Outside of the scope, where each variable would cost a broadcast, for the clone's alone count.
+        source = _build_backbone(config, (*image_size, config.data.channels))
+        stack.enter_context((strategy or tf.distribute.get_strategy()).scope())
+        backbone = worker_invariant(source)
         blocks = list_blocks(backbone)
         depth = resolve_depth(config.freeze.depth, blocks)
         pretrained = config.model.weights != "none"
