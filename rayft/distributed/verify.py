@@ -94,10 +94,11 @@ def verify(config: RunConfig, *, on_progress: OnProgress = lambda state: None) -
     scratch = Storage.open(config.storage) / "runs" / f".{config.name}-verify-{os.getpid()}"
     traces: dict[int, dict[str, Any]] = {}
     try:
-        for count in WORKER_COUNTS:
-            cluster = _share(config, count)
-            payload = {"config": config.model_dump(), "dataset": dataset, "cluster": cluster.model_dump()}
-            with connect(cluster):
+        on_progress({"phase": "starting Ray"})
+        with connect(_share(config, max(WORKER_COUNTS))):
+            for count in WORKER_COUNTS:
+                cluster = _share(config, count)
+                payload = {"config": config.model_dump(), "dataset": dataset, "cluster": cluster.model_dump()}
                 traces[count] = run_group(
                     _verify_worker,
                     payload,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -20,7 +21,7 @@ from rayft.learn.loop import Plan, train_epochs
 from rayft.learn.optimizer import Updater
 from rayft.learn.session import Place
 from rayft.learn.step import Task, state_variables
-from rayft.model.network import build_network, smallest_side
+from rayft.model.network import build_network, default_image_size, smallest_side
 
 EPOCHS = 2
 BATCH = 8
@@ -75,13 +76,16 @@ def run_cases(
         "float32, head only": ("float32", "all", "frozen"),
         "float32, unfrozen": ("float32", depth, "frozen"),
     }
+    shrunk = shrink(config, side)
+    image_size = (side, side) if isinstance(side, int) else side or default_image_size(config.model)
+    pipelines = Pipelines(shrunk, dataset, image_size, place)
     traces = {}
     for name, (precision, frozen, batch_norm) in cases.items():
         tell(name)
-        tree = shrink(config, side).model_dump()
+        tree = shrunk.model_dump()
         tree["train"]["precision"] = precision
         tree["freeze"] = {"depth": frozen, "batch_norm": batch_norm}
-        traces[name] = run_case(RunConfig.model_validate(tree), dataset, place, strategy)
+        traces[name] = run_case(RunConfig.model_validate(tree), dataset, place, strategy, pipelines)
     conditions = (
         f"{dataset.size('train')} examples of side {side} pixels in batches of {BATCH}, {EPOCHS} epochs, "
         f"augmentation and clipping on; unfrozen: freeze.depth {depth}"
@@ -106,62 +110,61 @@ def subset(dataset: Dataset) -> Dataset:
     return replace(dataset, examples=pa.concat_tables(parts))
 
 
-def run_case(config: RunConfig, dataset: Dataset, place: Place, strategy: tf.distribute.Strategy) -> Trace:
+def run_case(
+    config: RunConfig, dataset: Dataset, place: Place, strategy: tf.distribute.Strategy, pipelines: Pipelines
+) -> Trace:
     """Train ``config`` on this replica's share and return what was computed."""
     per_epoch = steps_per_epoch(dataset.size("train"), config.data.global_batch_size)
-    plan = Plan(per_epoch, config.train.epochs)
-    network = build_network(config, len(dataset.labels), strategy)
-    task = Task(config, network, total_steps=plan.total_steps, strategy=strategy)
+    cut = per_epoch + 1
+    # The undisturbed run keeps its state at the cut, as it would with a checkpoint there.
+    plan = Plan(per_epoch, config.train.epochs, checkpoint_every_steps=cut)
+    with strategy.scope():
+        network = build_network(config, len(dataset.labels))
+        task = Task(config, network, total_steps=plan.total_steps)
     recorder = _GradientRecorder(task)
-    begin = dump_state(task)
-    evaluate = make_evaluate(task, len(dataset.labels), place.alive)
-
-    def batches(start_step: int) -> tf.data.Dataset:
-        return train_batches(
-            dataset,
-            config,
-            network.image_size,
-            rank=place.rank,
-            num_workers=place.num_workers,
-            start_step=start_step,
-        )
-
-    def train(first: int) -> list[float]:
-        losses: list[float] = []
-        for progress in train_epochs(task, batches(first), dict, replace(plan, start_step=first)):
-            losses.extend(progress.losses.tolist())
-            place.alive()
-        return losses
-
-    losses = train(0)
+    losses, states = _train(task, pipelines.train(0), plan, place)
     end = dump_state(task)
-    metrics = evaluate(
-        evaluation_batches(
-            dataset,
-            config,
-            network.image_size,
-            "validation",
-            rank=place.rank,
-            num_workers=place.num_workers,
-            batch_size=BATCH,
-        )
-    )
-    same = place.broadcast(digest(state_variables(task))) == digest(state_variables(task))
-    load_state(task, begin)
-    cut = plan.steps_per_epoch + 1
-    middle = _state_after(task, batches(0), cut)
-    load_state(task, begin)
-    load_state(task, middle)
-    train(cut)
+    metrics = make_evaluate(task, len(dataset.labels), place.alive)(pipelines.validation)
+    own = digest(state_variables(task))
+    same = place.broadcast(own) == own
+    load_state(task, states[cut])
+    _train(task, pipelines.train(cut), replace(plan, start_step=cut), place)
+    agreed = _over_replicas(task, [float(not same), float(dump_state(task) != end), pipelines.own_examples])
     return Trace(
         losses=losses,
         gradient=recorder.first,
         metrics=metrics,
-        same_on_all_ranks=_all_ranks(same, task),
-        resumed_equal=_all_ranks(dump_state(task) == end, task),
-        examples_per_epoch=_examples(batches(0), plan, task),
+        same_on_all_ranks=bool(agreed[0] == 0),
+        resumed_equal=bool(agreed[1] == 0),
+        examples_per_epoch=float(agreed[2]),
         head_only=network.frozen_depth == len(network.blocks),
     )
+
+
+class Pipelines:
+    """This replica's batches, the same in every case; built once, since tracing them takes seconds."""
+
+    def __init__(self, config: RunConfig, dataset: Dataset, image_size: tuple[int, int], place: Place) -> None:
+        """Build the validation batches and count the training examples of one epoch."""
+        share = {"rank": place.rank, "num_workers": place.num_workers}
+        per_epoch = steps_per_epoch(dataset.size("train"), config.data.global_batch_size)
+        self.train = functools.cache(
+            lambda start_step: train_batches(dataset, config, image_size, start_step=start_step, **share)
+        )
+        self.validation = evaluation_batches(dataset, config, image_size, "validation", batch_size=BATCH, **share)
+        self.own_examples = sum(float(tf.reduce_sum(batch["weight"])) for batch in self.train(0).take(per_epoch))
+
+
+def _train(task: Task, batches: tf.data.Dataset, plan: Plan, place: Place) -> tuple[list[float], dict[int, bytes]]:
+    """Take all steps of the plan; returns the loss of each, and the state at each checkpoint by step."""
+    losses: list[float] = []
+    states = {}
+    for progress in train_epochs(task, batches, dict, plan):
+        losses.extend(progress.losses.tolist())
+        if plan.is_pause(progress.step):
+            states[progress.step] = dump_state(task)
+        place.alive()
+    return losses, states
 
 
 def _smallest_side(config: RunConfig) -> int | tuple[int, int] | None:
@@ -190,27 +193,11 @@ class _GradientRecorder:
         return self._kept.numpy().astype("float64")
 
 
-def _state_after(task: Task, batches: tf.data.Dataset, cut: int) -> bytes:
-    """Train until step ``cut`` and return the state there."""
-    shorter = Plan(cut, 1)
-    for _ in train_epochs(task, batches, dict, shorter):
-        pass
-    return dump_state(task)
+def _over_replicas(task: Task, values: list[float]) -> np.ndarray:
+    """Sum each value over replicas; a collective."""
 
-
-def _all_ranks(value: bool, task: Task) -> bool:
-    failed = tf.constant([0.0 if value else 1.0])
-    return float(_over_replicas(task, failed)[0]) == 0
-
-
-def _examples(batches: tf.data.Dataset, plan: Plan, task: Task) -> float:
-    own = sum(float(tf.reduce_sum(batch["weight"])) for batch in batches.take(plan.steps_per_epoch))
-    return float(_over_replicas(task, tf.constant([own]))[0])
-
-
-def _over_replicas(task: Task, values: tf.Tensor) -> np.ndarray:
     @tf.function
     def total(values: tf.Tensor) -> tf.Tensor:
         return task.strategy.run(task.all_reduce, args=(values,))
 
-    return total(values).numpy()
+    return total(tf.constant(values, tf.float64)).numpy()
