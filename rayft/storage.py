@@ -43,7 +43,7 @@ class Storage:
             path = os.path.abspath(os.path.expanduser(text))
             return cls(fs.LocalFileSystem(), path, path)
         try:
-            filesystem, root = fs.FileSystem.from_uri(text)
+            filesystem, root = fs.FileSystem.from_uri(_with_single_puts(text))
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError, ValueError) as error:
             raise StorageError(
                 f"Cannot use the storage {text!r}: {_first_line(error)}.",
@@ -197,6 +197,13 @@ class Storage:
             yield
         except (OSError, pa.ArrowException) as error:
             raise StorageError(f"Cannot {action} {self.uri}: {_reason(error)}.", _remedy(error)) from None
+
+
+def _with_single_puts(uri: str) -> str:
+    """Let S3 take a small file in one request, where pyarrow would begin, fill and complete an upload."""
+    if not uri.startswith("s3://") or "allow_delayed_open" in uri:
+        return uri
+    return f"{uri}{'&' if '?' in uri else '?'}allow_delayed_open=true"
 
 
 def _replace_file(target: str, content: bytes | Path) -> None:
