@@ -1,0 +1,73 @@
+"""The checks of `rayft verify`, without Ray."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from running import make_home
+
+from rayft.config import load_config
+from rayft.data.dataset import open_dataset
+from rayft.distributed.verify import VerifyReport, _compare
+from rayft.learn import parity
+from rayft.learn.parity import BATCH, EXAMPLES, Pipelines, Trace, shrink, subset
+from rayft.learn.session import Place
+
+TRACE = Trace(
+    losses=[2.0, 1.0],
+    gradient=np.array([3.0, 4.0]),
+    metrics={"log_loss": 0.5},
+    same_on_all_ranks=True,
+    resumed_equal=True,
+    examples_per_epoch=19.0,
+    head_only=False,
+)
+
+
+def failed(name, **changes):
+    """Return the failed checks when two workers differ from the others in ``changes``."""
+    traces = {count: {"cases": {name: TRACE}, "examples": 19} for count in (1, 2, 3)}
+    traces[2] = {"cases": {name: replace(TRACE, **changes)}, "examples": 19}
+    report = VerifyReport(tuple(_compare(traces)), "")
+    assert report.passed == all(check.passed for check in report.checks)
+    return [(check.name.removeprefix(f"{name}: "), check.workers) for check in report.checks if not check.passed]
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "expected"),
+    [
+        ("float64", {}, []),
+        ("float64", {"losses": [2.0, 1.0 + 2e-9]}, [("losses", "1 / 2")]),
+        ("float64", {"losses": [2.0, 1.0 + 5e-10]}, []),
+        ("float64", {"losses": [2.0]}, [("losses", "1 / 2")]),
+        ("float64", {"losses": [2.0, float("nan")]}, [("losses", "1 / 2")]),
+        ("float64", {"metrics": {"log_loss": 0.5 + 1e-8}}, [("validation log-loss", "1 / 2")]),
+        ("float32", {"gradient": np.array([3.0, 4.0 + 6e-4])}, [("first gradient", "1 / 2")]),
+        ("float32", {"gradient": np.array([3.0, 4.0 + 4e-4])}, []),
+        ("float32", {"losses": [2.0, 1.5]}, []),
+        ("float32", {"same_on_all_ranks": False}, [("ranks with other weights", "1, 2, 3")]),
+        ("float32", {"resumed_equal": False}, [("resumed run differs", "1, 2, 3")]),
+        ("float32", {"examples_per_epoch": 16.0}, [("examples missed an epoch", "1, 2, 3")]),
+    ],
+)
+def test_a_check_fails_past_its_tolerance_alone(name, changes, expected):
+    assert failed(name, **changes) == expected
+
+
+def test_dropping_the_last_partial_batch_everywhere_counts_as_examples_missed(tmp_path, monkeypatch):
+    monkeypatch.chdir(make_home(tmp_path))
+    config = load_config("config.yaml")
+    dataset = subset(open_dataset(config))
+    arguments = (shrink(config, 16), dataset, (16, 16), Place(0, 1, lambda value: value, lambda: None))
+    assert Pipelines(*arguments).own_examples == EXAMPLES
+
+    complete = parity.train_batches
+
+    def dropping(*given, **options):
+        return complete(*given, **options).filter(lambda batch: batch["count"] == BATCH)
+
+    monkeypatch.setattr(parity, "train_batches", dropping)
+    # The second epoch's first batch is now the third.
+    missed = abs(Pipelines(*arguments).own_examples - EXAMPLES)
+    assert missed > 0
+    assert failed("float64", examples_per_epoch=EXAMPLES - missed) == [("examples missed an epoch", "1, 2, 3")]

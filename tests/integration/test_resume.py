@@ -1,0 +1,123 @@
+"""A run that was broken off ends with the losses and weights of an undisturbed one, bit for bit."""
+
+import os
+import signal
+import time
+
+import numpy as np
+import pytest
+from running import Command, assert_tidy, make_home, result, state, steps_log, trace, worker_of
+
+WATCHED = "train.step=own_steps:watched"
+# 13 steps make an epoch, 5 a checkpoint: these lie in the middle of both.
+FIRST, SECOND = 22, 48
+# They try for a minute to tell the dead cluster that it died, then end by themselves.
+RAY_AGENTS = ("ray::DashboardAgent", "ray::RuntimeEnvAgent")
+
+
+def _train(home, *more):
+    return Command.start(home, "train", "config.yaml", "--set", WATCHED, *more)
+
+
+def _assert_same(home, undisturbed):
+    folder = home / "runs" / "run"
+    assert trace(folder) == trace(undisturbed)
+    for ours, theirs in zip(state(folder), state(undisturbed), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    assert result(folder)["final"] == result(undisturbed)["final"]
+
+
+def _say(what, broken_at, home):
+    lines = steps_log(home)
+    before = [line for line in lines if line[0] <= broken_at]
+    # A survivor still writes a step before it learns of the death.
+    after = [line for line in lines if line[0] > broken_at and line[2] not in {pid for _, _, pid, _ in before}]
+    new = [at for at, *_, step in after if step > max(step for *_, step in before)]
+    print(f"\n{what}: first step again after {after[0][0] - broken_at:.1f} s, new step {new[0] - broken_at:.1f} s")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    home = make_home(tmp_path_factory.mktemp("undisturbed"))
+    command = _train(home)
+    try:
+        assert command.wait() == 0, command.err
+        assert_tidy(command, home / "runs" / "run")
+    finally:
+        command.clean_up()
+    folder = home / "runs" / "run"
+    assert [step for step, _ in trace(folder)] == list(range(1, 79))
+    assert result(folder)["restarts"] == 0
+    return folder
+
+
+@pytest.fixture
+def home(tmp_path):
+    return make_home(tmp_path)
+
+
+def test_workers_killed_in_mid_epoch_are_replaced(home, undisturbed):
+    command = _train(home)
+    try:
+        for rank, at_step in ((0, FIRST), (1, SECOND)):
+            since = len(steps_log(home))
+            command.wait_for_step(at_step, since)
+            lines, killed_at = len(steps_log(home)), time.time()
+            os.kill(worker_of(home, rank), signal.SIGKILL)
+            command.wait_until(lambda lines=lines: len(steps_log(home)) > lines + 40)
+            _say(f"SIGKILL of rank {rank}", killed_at, home)
+        assert command.wait() == 0, command.err
+        assert_tidy(command, home / "runs" / "run")
+    finally:
+        command.clean_up()
+    assert result(home / "runs" / "run")["restarts"] == 2
+    _assert_same(home, undisturbed)
+
+
+def test_a_killed_driver_leaves_no_process_and_the_same_command_goes_on(home, undisturbed):
+    command = _train(home)
+    try:
+        command.wait_for_step(FIRST)
+        command.look()
+        command.process.kill()
+        command.process.wait()
+        killed_at = time.time()
+        assert command.left(but=RAY_AGENTS) == []
+        print(f"\nSIGKILL of the driver: workers and Ray ended within {time.time() - killed_at:.1f} s")
+        _resume(home, undisturbed, "SIGKILL of the driver, same command again")
+        assert command.left(within_s=90) == []
+    finally:
+        command.clean_up()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_run_that_was_asked_to_stop_goes_on_from_there(number, home, undisturbed):
+    command = _train(home)
+    try:
+        command.wait_for_step(FIRST)
+        asked_at = time.time()
+        command.ask_to_stop(number)
+        assert command.wait() == 130, command.err
+        print(f"\n{number.name}: ended within {time.time() - asked_at:.1f} s")
+        assert "Traceback" not in command.err
+        assert_tidy(command, home / "runs" / "run")
+    finally:
+        command.clean_up()
+    assert result(home / "runs" / "run")["status"] == "interrupted"
+    done = trace(home / "runs" / "run")
+    assert done == trace(undisturbed)[: len(done)]
+    # A checkpoint at the very step: none is done again.
+    assert len(done) == max(step for *_, step in steps_log(home)) + 1
+    _resume(home, undisturbed, f"{number.name}, same command again")
+
+
+def _resume(home, undisturbed, what):
+    started_at = time.time()
+    command = _train(home)
+    try:
+        assert command.wait() == 0, command.err
+        assert_tidy(command, home / "runs" / "run")
+    finally:
+        command.clean_up()
+    _say(what, started_at, home)
+    _assert_same(home, undisturbed)
