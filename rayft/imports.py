@@ -36,7 +36,7 @@ def load_object(path: str, purpose: str) -> Callable[..., Any]:
                 f"Make `python -c 'import {module_name}'` work in the folder where rayft is started.",
             ) from error
     if not hasattr(module, name):
-        public = [known for known in vars(module) if not known.startswith("_")]
+        public = [known for known, value in vars(module).items() if callable(value) and not known.startswith("_")]
         near = difflib.get_close_matches(name, public, n=3) or public[:10]
         raise ConfigError(
             f"{purpose} is {path!r}, but {module_name!r} has no {name!r}; it has {', '.join(near) or 'nothing'}.",
