@@ -21,10 +21,6 @@ def watched(task, batch):
         return train_step(task, batch)
 
 
-def raising(task, batch):
-    raise ValueError("no such step")
-
-
 def clipped_before_the_sum(task, batch):
     """Clips each replica's own gradient, which then depends on the number of replicas."""
     with tf.GradientTape() as tape:

@@ -1,0 +1,115 @@
+"""What goes wrong in a worker reaches the person at the driver: once, in plain words, with the right exit code."""
+
+import time
+
+import pytest
+from running import Command, assert_tidy, make_home, result, steps_log, trace
+
+WATCHED = "train.step=own_steps:watched"
+
+
+@pytest.fixture
+def home(tmp_path):
+    return make_home(tmp_path)
+
+
+def _run(home, *overrides):
+    command = Command.start(home, "train", "config.yaml", *(word for item in overrides for word in ("--set", item)))
+    try:
+        command.wait()
+        assert_tidy(command, home / "runs" / "run")
+    finally:
+        command.clean_up()
+    assert "Traceback" not in command.err
+    assert "Traceback" not in command.out
+    return command
+
+
+def test_a_stuck_worker_is_replaced_and_says_where_it_stood(home):
+    # Long enough for a start of TensorFlow on a busy machine, which is no progress either.
+    (home / "fault.txt").write_text("stall 1 22")
+    command = _run(home, WATCHED, "train.epochs=3", "cluster.stall_timeout_s=25")
+    assert command.process.returncode == 0, command.err
+    folder = home / "runs" / "run"
+    assert result(folder)["restarts"] >= 1
+    assert [step for step, _ in trace(folder)] == list(range(1, 40))
+    assert "own_steps.py" in (folder / "stall-rank1.txt").read_text()
+    assert "in _note" in (folder / "stall-rank1.txt").read_text()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "parts"),
+    [
+        (["model.backbone=resnet5O", "model.pooling=avg", "data.image_size=32"], ["'resnet5O'", "resnet50"]),
+        (["freeze.depth=4"], ["freeze.depth", "4"]),
+        (["train.step=no_such_module:step"], ["train.step", "no_such_module"]),
+    ],
+)
+def test_wrong_input_that_only_a_worker_sees_leaves_no_folder(overrides, parts, home):
+    command = _run(home, *overrides)
+    assert command.process.returncode == 2, command.err
+    for part in parts:
+        assert part in command.err
+    assert not (home / "runs" / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "parts"),
+    [
+        (
+            [
+                "optim.learning_rate=1000",
+                "optim.name=sgd",
+                "optim.warmup_fraction=0",
+                "model.hidden=[16, 16, 16]",
+                "model.activation=linear",
+                "train.epochs=50",
+            ],
+            ["epoch", "step", "optim.learning_rate"],
+        ),
+        (["train.loss=own_steps:raising_loss"], ["ValueError: no such loss", "own_steps.py, line"]),
+    ],
+)
+def test_an_error_in_training_ends_the_run_without_a_retry(overrides, parts, home):
+    command = _run(home, *overrides)
+    assert command.process.returncode == 1, command.err
+    for part in parts:
+        assert part in command.err
+    assert "restarts" not in command.err
+    assert result(home / "runs" / "run")["status"] == "failed"
+
+
+def test_a_worker_that_always_dies_fails_the_run_after_the_allowed_restarts(home):
+    (home / "fault.txt").write_text("die")
+    command = _run(home, WATCHED, "cluster.max_failures=1")
+    assert command.process.returncode == 1, command.err
+    assert "The workers failed 2 times, cluster.max_failures is 1." in command.err
+    assert len({pid for _, _, pid, _ in steps_log(home)}) in (2, 4)
+
+
+def test_a_finished_run_is_left_alone_until_it_is_started_afresh(home):
+    assert _run(home, "train.epochs=1").process.returncode == 0
+    folder = home / "runs" / "run"
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    first = trace(folder)
+
+    started = time.monotonic()
+    command = _run(home, "train.epochs=1")
+    assert command.process.returncode == 0
+    assert "had finished before; nothing was changed" in command.out
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+    print(f"\na second run of a finished name: {time.monotonic() - started:.1f} s")
+
+    command = _run(home, "train.epochs=1", "optim.learning_rate=0.01")
+    assert command.process.returncode == 2
+    assert "optim.learning_rate was 0.0003, now 0.01" in command.err
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+
+    command = Command.start(home, "train", "config.yaml", "--set", "train.epochs=1", "--fresh")
+    try:
+        assert command.wait() == 0, command.err
+        assert_tidy(command, folder)
+    finally:
+        command.clean_up()
+    assert folder.joinpath("result.json").stat().st_mtime_ns != before[folder / "result.json"]
+    assert trace(folder) == first
