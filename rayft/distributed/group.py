@@ -6,13 +6,14 @@ import contextlib
 import os
 import signal
 import sys
+import textwrap
 import threading
 import uuid
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import ray
-from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train import FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
 from ray.train.tensorflow import TensorflowTrainer
 
 from rayft.config import ClusterConfig
@@ -21,7 +22,7 @@ from rayft.errors import RunFailed, RunInterrupted
 from rayft.storage import Storage
 
 POLL_S = 0.3
-ERROR_LINES = 12
+LINE_LENGTH = 250
 
 OnProgress = Callable[[dict[str, Any]], None]
 
@@ -106,7 +107,7 @@ def run_group(
     if failures or result is None:
         raise RunFailed(
             f"The workers failed {state['restarts'] + 1} times, cluster.max_failures is {cluster.max_failures}. "
-            f"The last error:\n{_last_lines(failures)}",
+            f"The last error:\n{_causes(failures)}",
             "Mend its cause and run the same command again; it goes on from the last checkpoint.",
         )
     return {**result, "restarts": state["restarts"]}
@@ -140,7 +141,16 @@ def _stop_on_signal(monitor: Any) -> Iterator[threading.Event]:
             signal.signal(number, handler)
 
 
-def _last_lines(failures: list[BaseException]) -> str:
-    text = str(failures[0]).strip() if failures else "The chief ended without a result."
-    lines = [line for line in text.splitlines() if line.strip()]
-    return "\n".join(f"  {line}" for line in lines[-ERROR_LINES:])
+def _causes(failures: list[BaseException]) -> str:
+    """One line for each worker that failed, without the frames of Ray."""
+    if not failures:
+        return "  The chief ended without a result."
+    error = failures[0]
+    if not isinstance(error, WorkerGroupError):
+        return f"  {_last_line(error)}"
+    return "\n".join(f"  rank {rank}: {_last_line(cause)}" for rank, cause in sorted(error.worker_failures.items()))
+
+
+def _last_line(error: BaseException) -> str:
+    lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return textwrap.shorten(lines[-1], LINE_LENGTH, placeholder=" ...")
