@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from rayft.config import RunConfig, dump_config, json_schema, load_config, parse_config
-from rayft.config_problems import _PATTERNS
+from rayft.config.problems import _PATTERNS
 from rayft.errors import ConfigError
 from rayft.yaml_text import read_yaml, write_yaml
 

@@ -9,6 +9,7 @@ PACKAGE = Path(__file__).parents[2] / "rayft"
 PLAIN, TENSORFLOW, RAY, COMMAND = range(4)
 LAYERS = {
     "rayft": PLAIN,
+    "rayft.config": PLAIN,
     "rayft.data": TENSORFLOW,
     "rayft.model": TENSORFLOW,
     "rayft.learn": TENSORFLOW,
@@ -72,7 +73,10 @@ def test_every_folder_of_the_package_has_a_layer_of_its_own():
     assert folders <= set(LAYERS)
 
 
-@pytest.mark.parametrize("module", ["rayft", "rayft.cli", "rayft.__main__", "rayft.errors", "rayft.serve"])
+@pytest.mark.parametrize(
+    "module",
+    ["rayft", "rayft.__main__", "rayft.errors", "rayft.serve", *(name for name in modules() if "rayft.cli" in name)],
+)
 def test_modules_on_the_way_to_help_import_nothing_heavy_at_their_top(module):
     top = imports(modules()[module], inside_functions=False)
     assert {name.split(".")[0] for name in top} & HEAVY == set()

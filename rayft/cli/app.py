@@ -1,0 +1,33 @@
+"""The application that commands join, and the options that several of them share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+# Commands import what they need themselves: Ray and TensorFlow take seconds.
+app = typer.Typer(
+    name="rayft",
+    help="Fine-tune pretrained Keras networks on Ray, from one YAML file.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+ConfigArgument = Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file; `rayft schema` lists its fields.")]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", metavar="A.B=C", help="Override one field; may be given many times.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+
+
+@app.callback(invoke_without_command=True)
+def _options(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if version:
+        import rayft
+
+        print(rayft.__version__)
+        raise typer.Exit

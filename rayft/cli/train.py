@@ -1,0 +1,33 @@
+"""The command `rayft train`."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from typing import Annotated
+
+import typer
+
+from rayft.cli.app import ConfigArgument, JsonOption, SetOption, app
+from rayft.quiet import native_start_up
+
+
+@app.command()
+def train(
+    config: ConfigArgument,
+    overrides: SetOption = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Delete an earlier run of this name first.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Fine-tune; an unfinished run of the same name goes on where it stopped."""
+    from rayft.config import load_config
+
+    settings = load_config(config, tuple(overrides or ()))
+    with native_start_up():
+        from rayft.distributed.run import train as run
+    from rayft.runs import RunFolder
+    from rayft.screen import LiveLine, summary
+
+    with contextlib.closing(LiveLine()) as line:
+        result = run(settings, fresh=fresh, on_progress=line)
+    print(json.dumps(result) if as_json else summary(result, str(RunFolder.of(settings).storage)))

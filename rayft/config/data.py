@@ -1,0 +1,64 @@
+"""Settings of the labelled examples and of their way to the network."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from rayft.config.section import Section, Side
+
+
+class ColumnsConfig(Section):
+    """Names of the columns of a table; empty means the usual name."""
+
+    image: str | None = Field(None, description="Encoded pictures (bytes). Usual name: image.")
+    path: str | None = Field(None, description="Paths of pictures, relative to the table. Usual name: path.")
+    label: str | None = Field(None, description="Class, an integer or a string. Usual name: label.")
+    label_name: str | None = Field(None, description="Name of an integer class. Usual name: label_name.")
+    split: str | None = Field(None, description="train, validation or test. Usual name: split.")
+    group: str | None = Field(None, description="Examples of one group never fall into two splits. Usual name: group.")
+
+
+class AugmentConfig(Section):
+    """Random changes of training pictures; each draw depends on seed, epoch and example alone."""
+
+    horizontal_flip: bool = Field(False, description="Mirror left and right, one time in two.")
+    vertical_flip: bool = Field(False, description="Mirror top and bottom, one time in two.")
+    crop: float = Field(0.0, ge=0, lt=1, description="Largest part of each side that a crop may cut away.")
+    rotate: float = Field(0.0, ge=0, le=180, description="Largest rotation, degrees, both ways.")
+    brightness: float = Field(0.0, ge=0, le=1, description="Largest shift, as a part of the full range.")
+    contrast: float = Field(0.0, ge=0, lt=1, description="Largest relative change of contrast.")
+    saturation: float = Field(0.0, ge=0, lt=1, description="Largest relative change of saturation.")
+    hue: float = Field(0.0, ge=0, le=0.5, description="Largest rotation of hue, in turns.")
+
+
+class DataConfig(Section):
+    """Which labelled examples there are, and how they reach the network."""
+
+    source: str = Field(min_length=1, description="Folder with a folder per class, or Parquet/Arrow file; path or URI.")
+    columns: ColumnsConfig = Field(ColumnsConfig(), description="Column names, where they are not the usual ones.")
+    global_batch_size: int = Field(32, ge=1, le=65536, description="Examples per step, over all workers.")
+    image_size: Side | tuple[Side, Side] | None = Field(
+        None, description="Side in pixels, or [height, width]; empty means the backbone's own."
+    )
+    channels: Literal[1, 3] = Field(3, description="Colour channels that the network sees.")
+    validation_fraction: float = Field(
+        0.15, ge=0, lt=1, description="Part of train held out when the data names no validation split."
+    )
+    test_fraction: float = Field(0.0, ge=0, lt=1, description="Part held out when the data names no test split.")
+    split_seed: int = Field(0, ge=0, description="Seed of the held-out parts; apart from the run's own seed.")
+    augment: AugmentConfig = Field(AugmentConfig(), description="Augmentation of training pictures.")
+    on_bad: Literal["fail", "skip"] = Field("fail", description="What to do about pictures that cannot be decoded.")
+    max_pixels: int = Field(
+        50_000_000, ge=1, le=2_000_000_000, description="Pictures with more pixels than this are bad."
+    )
+
+    @model_validator(mode="after")
+    def _something_is_left_to_train_on(self) -> DataConfig:
+        if self.validation_fraction + self.test_fraction >= 1:
+            raise ValueError(
+                f"validation_fraction is {self.validation_fraction}, test_fraction is {self.test_fraction}; "
+                "their sum must be below 1, to leave something to train on"
+            )
+        return self

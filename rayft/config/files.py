@@ -1,0 +1,91 @@
+"""Configs between text, file and tree."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from rayft.config.problems import describe_problem, show_value
+from rayft.config.run import RunConfig
+from rayft.errors import ConfigError
+from rayft.yaml_text import read_yaml, write_yaml
+
+# Larger files are no configs; reading one whole could exhaust memory.
+_MAX_CONFIG_BYTES = 1_000_000
+
+
+def load_config(path: str | Path, overrides: tuple[str, ...] = ()) -> RunConfig:
+    """Read a YAML file, apply ``a.b=value`` overrides, and check the result.
+
+    A relative ``data.source`` or weights path stays relative to the working directory.
+
+    Raises:
+        ConfigError: The file is unreadable, is not YAML, or a value is not allowed.
+    """
+    try:
+        with Path(path).open(encoding="utf-8") as file:
+            text = file.read(_MAX_CONFIG_BYTES + 1)
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not text"
+        raise ConfigError(f"Cannot read the config {str(path)!r}: {reason}.", "Give the path of a YAML file.") from None
+    if len(text) > _MAX_CONFIG_BYTES:
+        raise ConfigError(
+            f"{path} has over {_MAX_CONFIG_BYTES:,} characters; that is no config.", "Give the path of a YAML file."
+        )
+    raw = read_yaml(text, str(path))
+    if not isinstance(raw, dict):
+        raise ConfigError(
+            f"{path} holds {show_value(raw)}, not a mapping of sections.", "Start with `data:` and its `source:`."
+        )
+    for override in overrides:
+        _apply_override(raw, override)
+    return parse_config(raw)
+
+
+def parse_config(raw: dict[str, Any]) -> RunConfig:
+    """Check a plain mapping against the tree.
+
+    Raises:
+        ConfigError: Names every wrong field, its value and what is allowed.
+    """
+    try:
+        return RunConfig.model_validate(raw)
+    except ValidationError as error:
+        # A field of several types gives an error per type; one line is enough.
+        lines = dict.fromkeys(describe_problem(problem, raw, RunConfig) for problem in error.errors(include_url=False))
+        raise ConfigError(
+            "\n".join(lines), "Correct it in the file or with --set; `rayft schema` lists every field."
+        ) from None
+
+
+def dump_config(config: RunConfig) -> str:
+    """Return the whole resolved config as YAML that loads to the same config."""
+    return write_yaml(config.model_dump(mode="json"))
+
+
+def json_schema() -> str:
+    """Return the JSON Schema of a config file, for editors."""
+    schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", **RunConfig.model_json_schema()}
+    return json.dumps(schema, indent=2)
+
+
+def _apply_override(raw: dict[str, Any], override: str) -> None:
+    key, separator, text = override.partition("=")
+    parts = key.strip().split(".")
+    if not separator or not all(parts):
+        raise ConfigError(f"--set got {override!r}; it takes section.field=value.", "Example: --set train.epochs=3")
+    value = read_yaml(text, f"--set {key}: {text!r}")
+    node = raw
+    for part in parts[:-1]:
+        # An empty section of a YAML file reads as None.
+        if node.get(part) is None:
+            node[part] = {}
+        node = node[part]
+        if not isinstance(node, dict):
+            raise ConfigError(
+                f"--set {key}: {part!r} holds {show_value(node)}, so it has no fields.", "Name a field of a section."
+            )
+    node[parts[-1]] = value
