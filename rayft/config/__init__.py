@@ -4,6 +4,7 @@ from rayft.config.cluster import ClusterConfig
 from rayft.config.data import AugmentConfig, ColumnsConfig, DataConfig
 from rayft.config.files import dump_config, json_schema, load_config, parse_config
 from rayft.config.model import FreezeConfig, ModelConfig
+from rayft.config.prefix import PrefixCacheConfig
 from rayft.config.run import RunConfig
 from rayft.config.train import BLOCKS_RATE, HEAD_RATE, OptimConfig, TrainConfig
 
@@ -17,6 +18,7 @@ __all__ = [
     "FreezeConfig",
     "ModelConfig",
     "OptimConfig",
+    "PrefixCacheConfig",
     "RunConfig",
     "TrainConfig",
     "dump_config",

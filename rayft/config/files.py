@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from rayft.config.prefix import expand_shorthand
 from rayft.config.problems import describe_problem, show_value
 from rayft.config.run import RunConfig
 from rayft.errors import ConfigError
@@ -40,6 +41,8 @@ def load_config(path: str | Path, overrides: tuple[str, ...] = ()) -> RunConfig:
         raise ConfigError(
             f"{path} holds {show_value(raw)}, not a mapping of sections.", "Start with `data:` and its `source:`."
         )
+    # An override may name a field of a section that the file writes as one word.
+    raw = expand_shorthand(raw)
     for override in overrides:
         _apply_override(raw, override)
     return parse_config(raw)
@@ -51,6 +54,7 @@ def parse_config(raw: dict[str, Any]) -> RunConfig:
     Raises:
         ConfigError: Names every wrong field, its value and what is allowed.
     """
+    raw = expand_shorthand(raw)
     try:
         return RunConfig.model_validate(raw)
     except ValidationError as error:

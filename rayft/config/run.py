@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from rayft.config.cluster import ClusterConfig
 from rayft.config.data import DataConfig
 from rayft.config.model import FreezeConfig, ModelConfig
+from rayft.config.prefix import PrefixCacheConfig
 from rayft.config.problems import NAME_PATTERN
 from rayft.config.section import Section
 from rayft.config.train import BLOCKS_RATE, OptimConfig, TrainConfig
@@ -25,6 +26,9 @@ class RunConfig(Section):
     freeze: FreezeConfig = Field(FreezeConfig(), description="Freeze depth.")
     optim: OptimConfig = Field(OptimConfig(), description="Optimizer.")
     train: TrainConfig = Field(TrainConfig(), description="Training loop.")
+    prefix_cache: PrefixCacheConfig = Field(
+        PrefixCacheConfig(), description="Cache of the frozen prefix; one word, such as auto, is its mode."
+    )
     cluster: ClusterConfig = Field(ClusterConfig(), description="Ray resources.")
 
     @model_validator(mode="before")

@@ -14,6 +14,7 @@ LAYERS = {
     "rayft.model": TENSORFLOW,
     "rayft.learn": TENSORFLOW,
     "rayft.package": TENSORFLOW,
+    "rayft.prefix": TENSORFLOW,
     "rayft.serve.predictor": TENSORFLOW,
     "rayft.distributed": RAY,
     "rayft.serve.app": RAY,
