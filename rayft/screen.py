@@ -22,10 +22,19 @@ class LiveLine:
         self._stream = stream or sys.stderr
         self._live = self._stream.isatty()
         self._seen: tuple[Any, ...] = ()
+        self._notices: set[str] = set()
         self._shown_at = 0.0
 
     def __call__(self, state: dict[str, Any]) -> None:
-        """Show a progress; ``phase`` is always there, figures of the training once it runs."""
+        """Show a progress; ``phase`` is always there, figures of the training once it runs.
+
+        Each of its ``notices`` gets a line of its own, once, which stays.
+        """
+        for notice in state.get("notices", []):
+            if notice not in self._notices:
+                self._notices.add(notice)
+                self.close()
+                print(notice, file=self._stream, flush=True)
         seen = tuple(state.get(key) for key in ("phase", "workers", "done_epochs", "restarts"))
         is_news = seen != self._seen
         if self._live and (is_news or time.monotonic() - self._shown_at > _LIVE_EVERY_S):
@@ -44,7 +53,7 @@ class LiveLine:
 
 def progress_line(state: dict[str, Any]) -> str:
     """Put a progress into one line."""
-    parts = [state["phase"]]
+    parts = [state["phase"], *([f"{state['share']:.0%}"] if "share" in state else [])]
     if "workers" in state:
         parts.insert(0, f"{state['workers']} workers")
     if "epoch" in state:
@@ -77,6 +86,7 @@ def summary(result: dict[str, Any], folder: str) -> str:
         f"best     epoch {result['best']['epoch']}: {_metrics(best)}",
         f"final    {_metrics(result['final'])}",
         f"speed    {result['examples_per_s']:,.0f} examples/s, {_duration(result['wall_s'])} in all",
+        *_prefix_line(result),
         f"folder   {folder}",
         f"package  {result['package']}",
         f"next     rayft predict {folder} PICTURE",
@@ -84,6 +94,11 @@ def summary(result: dict[str, Any], folder: str) -> str:
     if result.get("already_finished"):
         lines.insert(0, f"The run {result['name']!r} had finished before; nothing was changed (--fresh starts anew).")
     return "\n".join(lines)
+
+
+def _prefix_line(result: dict[str, Any]) -> list[str]:
+    cache = result.get("prefix_cache")
+    return [f"cache    {'used' if cache['used'] else 'not used'}: {cache['reason']}"] if cache else []
 
 
 def _metrics(values: dict[str, Any]) -> str:

@@ -6,11 +6,11 @@ import os
 import sys
 from collections.abc import Sequence
 
-from rayft.cli import predict, schema, train, verify
+from rayft.cli import cache, predict, schema, train, verify
 from rayft.cli.app import app
 from rayft.errors import RayftError
 
-__all__ = ["main", "predict", "schema", "train", "verify"]
+__all__ = ["cache", "main", "predict", "schema", "train", "verify"]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -146,7 +146,7 @@ class Pipelines:
 
     def __init__(self, config: RunConfig, dataset: Dataset, image_size: tuple[int, int], place: Place) -> None:
         """Build the validation batches and count the training examples of one epoch."""
-        share = {"rank": place.rank, "num_workers": place.num_workers}
+        share: dict[str, Any] = {"rank": place.rank, "num_workers": place.num_workers}
         per_epoch = steps_per_epoch(dataset.size("train"), config.data.global_batch_size)
         self.train = functools.cache(
             lambda start_step: train_batches(dataset, config, image_size, start_step=start_step, **share)

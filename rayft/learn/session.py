@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 import time
 from collections.abc import Callable
@@ -27,6 +28,7 @@ from rayft.learn.step import Task, frozen_variables, state_variables
 from rayft.model.layers import portable
 from rayft.model.network import Network, build_network
 from rayft.package import write_package
+from rayft.prefix.prepare import prepare_prefix
 from rayft.runs import RunFolder
 
 Observer = Callable[[dict[str, Any]], bool]
@@ -87,15 +89,18 @@ def run_session(
         DataError: A picture cannot be decoded.
     """
     started = time.perf_counter()
-    session = _Session(config, dataset, place, strategy)
-    session.resume()
-    if not session.train(observer):
-        return None
-    return session.finish(time.perf_counter() - started)
+    session = _Session(config, dataset, place, strategy, observer)
+    with contextlib.closing(session.prefix):
+        session.resume()
+        if not session.train(observer):
+            return None
+        return session.finish(time.perf_counter() - started)
 
 
 class _Session:
-    def __init__(self, config: RunConfig, dataset: Dataset, place: Place, strategy: tf.distribute.Strategy) -> None:
+    def __init__(
+        self, config: RunConfig, dataset: Dataset, place: Place, strategy: tf.distribute.Strategy, observer: Observer
+    ) -> None:
         self.config, self.dataset, self.place = config, dataset, place
         self.folder = RunFolder.of(config)
         self.checkpoints = Checkpoints(self.folder.checkpoints, keep=config.train.keep_checkpoints)
@@ -103,7 +108,24 @@ class _Session:
         self.plan = Plan(per_epoch, config.train.epochs, 0, config.train.checkpoint_every_steps)
         self.position = Position()
         self.network: Network = build_network(config, len(dataset.labels), strategy)
-        self.task = Task(config, self.network, total_steps=self.plan.total_steps, strategy=strategy)
+        place.alive()
+        self.prefix = prepare_prefix(
+            config,
+            dataset,
+            self.network,
+            self.folder,
+            share=(place.rank, place.num_workers),
+            broadcast=place.broadcast,
+            tell=observer if place.is_chief else lambda state: None,
+            alive=place.alive,
+        )
+        self.task = Task(
+            config,
+            self.network,
+            total_steps=self.plan.total_steps,
+            strategy=strategy,
+            cached=self.prefix.cached is not None,
+        )
         place.alive()
         place.require_same("pretrained weights", digest(frozen_variables(self.task)))
         self._threads = max(1, int(config.cluster.cpus_per_worker))
@@ -132,6 +154,7 @@ class _Session:
             num_workers=self.place.num_workers,
             start_step=self.position.step,
             threads=self._threads,
+            features=self.prefix.cached,
         )
         try:
             for progress in train_epochs(
@@ -173,6 +196,7 @@ class _Session:
                 num_workers=self.place.num_workers,
                 batch_size=replica_batch_size(self.config.data.global_batch_size, self.place.num_workers),
                 threads=self._threads,
+                features=self.prefix.cached,
             )
         return self._evaluate(self._splits[split])
 
@@ -200,7 +224,7 @@ class _Session:
             "steps": self.plan.total_steps,
             "examples_per_s": self.folder.metrics()[-1]["examples_per_s"],
             "wall_s": round(wall_s, 3),
-            "prefix_cache": {"used": False, "reason": "activations are not cached", "build_s": 0.0, "bytes": 0},
+            "prefix_cache": self.prefix.summary(),
             "package": self.folder.package.uri,
         }
 
@@ -276,5 +300,6 @@ class _Chief:
                 "examples_per_s": self._journal.examples_per_s,
                 "left_s": (plan.total_steps - position.step) / rate if rate else None,
                 "done_epochs": position.epoch,
+                "notices": self._session.prefix.notices,
             }
         )

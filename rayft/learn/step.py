@@ -9,6 +9,7 @@ import keras
 import tensorflow as tf
 
 from rayft.config import RunConfig
+from rayft.errors import ConfigError
 from rayft.imports import load_object
 from rayft.learn.losses import Loss, get_loss
 from rayft.learn.optimizer import Updater
@@ -25,15 +26,15 @@ def train_step(task: Task, batch: Batch) -> tf.Tensor:
 
     Args:
         task: Network, loss and update.
-        batch: This replica's slice of the global batch: image float32 [b, H, W, C] in [0, 255],
-            label int32 [b], weight float32 [b] (0 marks padding), count float32 [] (real examples of
-            the global batch), position int32 [b], step int64 [].
+        batch: This replica's slice of the global batch: image float32 [b, H, W, C] in [0, 255], or with
+            the prefix cache features [b, ...] in its place; label int32 [b], weight float32 [b] (0 marks
+            padding), count float32 [] (real examples of the global batch), position int32 [b], step int64 [].
 
     Returns:
         Mean loss over the global batch, a scalar.
     """
     with tf.GradientTape() as tape:
-        logits = task.model(batch["image"], training=True)
+        logits = task.logits(batch, training=True)
         loss = task.loss(batch["label"], logits, batch)
     return task.minimize(tape, loss)
 
@@ -41,14 +42,19 @@ def train_step(task: Task, batch: Batch) -> tf.Tensor:
 class Forward:
     """The network as a step calls it: frozen prefix in folded form, then the trainable rest."""
 
-    def __init__(self, network: Network) -> None:
-        """Split ``network`` at its freeze boundary, where it has one."""
+    def __init__(self, network: Network, *, cached: bool = False) -> None:
+        """Split ``network`` at its freeze boundary, where it has one.
+
+        Args:
+            network: The whole.
+            cached: The prefix was computed before, so that none is built here: calls take its activations.
+        """
         parts = network.split()
-        self.prefix = fold_batch_norm(parts[0]) if parts else None
+        self.prefix = fold_batch_norm(parts[0]) if parts and not cached else None
         self.suffix = parts[1] if parts else network.model
 
     def __call__(self, images: tf.Tensor, training: bool = False) -> tf.Tensor:
-        """Map images [b, H, W, C] in [0, 255] to logits float32 [b, classes]."""
+        """Map images [b, H, W, C] in [0, 255], or with the prefix cache activations, to logits [b, classes]."""
         features = images if self.prefix is None else self.prefix(images, training=False)
         return self.suffix(features, training=training)
 
@@ -56,6 +62,16 @@ class Forward:
     def penalty(self) -> tf.Tensor | float:
         """Sum of the regularisers that the layers carry."""
         return sum(self.suffix.losses) if self.suffix.losses else 0.0
+
+
+class CachedBatch(dict[str, tf.Tensor]):
+    """A batch with ``features`` in the place of ``image``, which says so when it is asked for one."""
+
+    def __missing__(self, key: str) -> tf.Tensor:
+        raise ConfigError(
+            f"The step reads batch[{key!r}], but with the prefix cache a batch holds {', '.join(self)}.",
+            "Call task.logits(batch, training=True) instead, or set prefix_cache to off.",
+        )
 
 
 class LossScale:
@@ -89,9 +105,17 @@ class Task:
     """
 
     def __init__(
-        self, config: RunConfig, network: Network, *, total_steps: int, strategy: tf.distribute.Strategy | None = None
+        self,
+        config: RunConfig,
+        network: Network,
+        *,
+        total_steps: int,
+        strategy: tf.distribute.Strategy | None = None,
+        cached: bool = False,
     ) -> None:
         """Bind a network to its loss, optimizer and replicas; the current strategy where none is given.
+
+        With ``cached`` the batches hold activations at the freeze boundary instead of pictures.
 
         Call it outside of the strategy's scope: what it makes belongs to this process alone.
 
@@ -100,7 +124,7 @@ class Task:
         """
         self.strategy = strategy = strategy or tf.distribute.get_strategy()
         self.network = network
-        self.model = Forward(network)
+        self.model = Forward(network, cached=cached)
         self.variables = list(network.model.trainable_variables)
         self.num_replicas = strategy.num_replicas_in_sync
         self._config = config
@@ -123,7 +147,11 @@ class Task:
             gather=self._gather,
         )
         with replica_batch(place):
-            return self._step(self, batch)
+            return self._step(self, CachedBatch(batch) if "features" in batch else batch)
+
+    def logits(self, batch: Batch, training: bool = False) -> tf.Tensor:
+        """Return the logits float [b, classes] of a batch of pictures or of cached activations."""
+        return self.model(batch["features"] if "features" in batch else batch["image"], training=training)
 
     def loss(self, labels: tf.Tensor, logits: tf.Tensor, batch: Batch) -> tf.Tensor:
         """Return this replica's part of the mean loss over the global batch.

@@ -105,11 +105,16 @@ def build_network(config: RunConfig, num_classes: int, strategy: tf.distribute.S
         )
         logits = add_head(backbone.outputs[0], config.model, num_classes, config.seed)
         model = keras.Model(backbone.inputs[0], logits, name="network")
+    return Network(model, blocks, depth, find_boundary(model, blocks, depth), image_size, _licence(config.model))
+
+
+def find_boundary(model: keras.Model, blocks: tuple[Block, ...], depth: int) -> Any | None:
+    """Return the tensor between the first ``depth`` blocks and the rest of ``model``, or None.
+
+    Of all blocks it lies behind the pooling, which has no weights: there the features are far smaller.
+    """
     tensor = boundary(model, blocks, depth)
-    if tensor is not None and depth == len(blocks):
-        # Pooling has no weights: behind it the features are far smaller.
-        tensor = _after_pooling(model, tensor)
-    return Network(model, blocks, depth, tensor, image_size, _licence(config.model))
+    return _after_pooling(model, tensor) if tensor is not None and depth == len(blocks) else tensor
 
 
 def smallest_side(name: str) -> int:
