@@ -111,7 +111,7 @@ class Entry:
             "key": self.recipe.key,
             "recipe": asdict(self.recipe),
             "rows": self.recipe.num_rows,
-            "bytes": sum(shard["bytes"] or 0 for shard in shards),
+            "bytes": sum(self._shared_size(name) for name in names),
             "shards": shards,
             "created": time.time(),
             "rayft": rayft.__version__,
@@ -205,9 +205,9 @@ class Entry:
             if (parse_name(name) is not None and name not in kept) or is_temporary(name):
                 (self.shared / name).delete()
 
-    def _shared_size(self, name: str) -> int | None:
+    def _shared_size(self, name: str) -> int:
         place = self.shared / name
-        return place.filesystem.get_file_info(place.root).size
+        return place.filesystem.get_file_info(place.root).size or 0
 
     @property
     def _stamp_file(self) -> Path:
