@@ -16,6 +16,7 @@ from rayft.storage import Storage
 FREE_FIELDS = (
     ("cluster",),
     ("storage",),
+    ("track",),
     ("train", "keep_checkpoints"),
     ("train", "checkpoint_every_steps"),
     ("train", "log_every_steps"),
@@ -67,6 +68,10 @@ class RunFolder:
     def write_result(self, result: dict[str, Any]) -> None:
         """Replace ``result.json``."""
         (self.storage / "result.json").write_bytes((json.dumps(result, indent=2) + "\n").encode())
+
+    def record(self) -> dict[str, Any]:
+        """Return ``package.json`` of the run's package."""
+        return json.loads((self.package / "package.json").read_bytes())
 
     def metrics(self) -> list[dict[str, Any]]:
         """Return the lines of ``metrics.jsonl``."""

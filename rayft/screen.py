@@ -89,6 +89,7 @@ def summary(result: dict[str, Any], folder: str) -> str:
         *_prefix_line(result),
         f"folder   {folder}",
         f"package  {result['package']}",
+        f"report   {folder}/report.html",
         f"next     rayft predict {folder} PICTURE",
     ]
     if result.get("already_finished"):
@@ -99,6 +100,23 @@ def summary(result: dict[str, Any], folder: str) -> str:
 def _prefix_line(result: dict[str, Any]) -> list[str]:
     cache = result.get("prefix_cache")
     return [f"cache    {'used' if cache['used'] else 'not used'}: {cache['reason']}"] if cache else []
+
+
+def evaluation_summary(result: dict[str, Any], output: str | None) -> str:
+    """Close an evaluation.
+
+    Args:
+        result: What ``rayft.serve.evaluate.evaluate`` returns.
+        output: Folder of the report, where there is one.
+    """
+    low, high = result["accuracy_interval"]
+    lines = [
+        f"data        {result['data']}: {result['split']} split, {result['examples']:,} examples",
+        f"metrics     {_metrics(result['metrics'])}",
+        f"accuracy    95 % interval {low:.4f} to {high:.4f}",
+        f"calibrated  {_metrics(result['calibrated'])}, temperature {result['temperature']:.4f}",
+    ]
+    return "\n".join([*lines, f"report      {output}/report.html"] if output else lines)
 
 
 def _metrics(values: dict[str, Any]) -> str:

@@ -2,10 +2,11 @@
 
 from rayft.config.cluster import ClusterConfig
 from rayft.config.data import AugmentConfig, ColumnsConfig, DataConfig
-from rayft.config.files import dump_config, json_schema, load_config, parse_config
+from rayft.config.files import dump_config, json_schema, load_config, parse_config, resolve_config, with_overrides
 from rayft.config.model import FreezeConfig, ModelConfig
 from rayft.config.prefix import PrefixCacheConfig
 from rayft.config.run import RunConfig
+from rayft.config.track import MlflowConfig, TrackConfig
 from rayft.config.train import BLOCKS_RATE, HEAD_RATE, OptimConfig, TrainConfig
 
 __all__ = [
@@ -16,13 +17,17 @@ __all__ = [
     "ColumnsConfig",
     "DataConfig",
     "FreezeConfig",
+    "MlflowConfig",
     "ModelConfig",
     "OptimConfig",
     "PrefixCacheConfig",
     "RunConfig",
+    "TrackConfig",
     "TrainConfig",
     "dump_config",
     "json_schema",
     "load_config",
     "parse_config",
+    "resolve_config",
+    "with_overrides",
 ]

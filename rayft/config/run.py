@@ -12,6 +12,7 @@ from rayft.config.model import FreezeConfig, ModelConfig
 from rayft.config.prefix import PrefixCacheConfig
 from rayft.config.problems import NAME_PATTERN
 from rayft.config.section import Section
+from rayft.config.track import TrackConfig
 from rayft.config.train import BLOCKS_RATE, OptimConfig, TrainConfig
 
 
@@ -30,6 +31,7 @@ class RunConfig(Section):
         PrefixCacheConfig(), description="Cache of the frozen prefix; one word, such as auto, is its mode."
     )
     cluster: ClusterConfig = Field(ClusterConfig(), description="Ray resources.")
+    track: TrackConfig = Field(TrackConfig(), description="Who hears of the run besides its folder.")
 
     @model_validator(mode="before")
     @classmethod

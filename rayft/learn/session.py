@@ -20,16 +20,18 @@ from rayft.data.pipeline import evaluation_batches, find_undecodable, train_batc
 from rayft.errors import DataError, RunFailed
 from rayft.learn.checkpoint import Checkpoints, Position, digest
 from rayft.learn.evaluate import make_evaluate
+from rayft.learn.final import evaluate_finally
 from rayft.learn.journal import Journal
 from rayft.learn.loop import Plan, Progress, train_epochs
 from rayft.learn.metrics import is_better
 from rayft.learn.schedule import learning_rate
 from rayft.learn.step import Task, frozen_variables, state_variables
 from rayft.model.layers import portable
-from rayft.model.network import Network, build_network
+from rayft.model.network import Network, build_network, describe_blocks
 from rayft.package import write_package
 from rayft.prefix.prepare import prepare_prefix
 from rayft.runs import RunFolder
+from rayft.timing import Stopwatch
 
 Observer = Callable[[dict[str, Any]], bool]
 
@@ -88,19 +90,28 @@ def run_session(
         RunFailed: The loss is not finite, or the ranks differ.
         DataError: A picture cannot be decoded.
     """
-    started = time.perf_counter()
-    session = _Session(config, dataset, place, strategy, observer)
+    started, watch = time.perf_counter(), Stopwatch()
+    with watch("building the network"):
+        session = _Session(config, dataset, place, strategy, observer, watch)
     with contextlib.closing(session.prefix):
-        session.resume()
-        if not session.train(observer):
-            return None
-        return session.finish(time.perf_counter() - started)
+        with watch("building the network"):
+            session.resume()
+        with watch("training steps"):
+            is_done = session.train(observer)
+        return session.finish(time.perf_counter() - started) if is_done else None
 
 
 class _Session:
     def __init__(
-        self, config: RunConfig, dataset: Dataset, place: Place, strategy: tf.distribute.Strategy, observer: Observer
+        self,
+        config: RunConfig,
+        dataset: Dataset,
+        place: Place,
+        strategy: tf.distribute.Strategy,
+        observer: Observer,
+        watch: Stopwatch,
     ) -> None:
+        self.watch = watch
         self.config, self.dataset, self.place = config, dataset, place
         self.folder = RunFolder.of(config)
         self.checkpoints = Checkpoints(self.folder.checkpoints, keep=config.train.keep_checkpoints)
@@ -109,16 +120,17 @@ class _Session:
         self.position = Position()
         self.network: Network = build_network(config, len(dataset.labels), strategy)
         place.alive()
-        self.prefix = prepare_prefix(
-            config,
-            dataset,
-            self.network,
-            self.folder,
-            share=(place.rank, place.num_workers),
-            broadcast=place.broadcast,
-            tell=observer if place.is_chief else lambda state: None,
-            alive=place.alive,
-        )
+        with watch("prefix cache"):
+            self.prefix = prepare_prefix(
+                config,
+                dataset,
+                self.network,
+                self.folder,
+                share=(place.rank, place.num_workers),
+                broadcast=place.broadcast,
+                tell=observer if place.is_chief else lambda state: None,
+                alive=place.alive,
+            )
         self.task = Task(
             config,
             self.network,
@@ -160,14 +172,15 @@ class _Session:
             for progress in train_epochs(
                 self.task,
                 batches,
-                lambda: self.evaluate("validation"),
+                self._validate,
                 self.plan,
                 stop_requested=lambda: chief is not None and chief.stop_requested,
             ):
                 self.place.alive()
                 self._advance(progress)
                 if chief is not None:
-                    chief.record(progress)
+                    with self.watch("checkpoints"):
+                        chief.record(progress)
         except tf.errors.InvalidArgumentError as error:
             bad = [
                 name
@@ -186,6 +199,9 @@ class _Session:
         """Return the metrics of a split; empty where the split is. A collective."""
         if self.dataset.size(split) == 0:
             return {}
+        return self._evaluate(self._batches(split))
+
+    def _batches(self, split: str) -> tf.data.Dataset:
         if split not in self._splits:
             self._splits[split] = evaluation_batches(
                 self.dataset,
@@ -198,7 +214,11 @@ class _Session:
                 threads=self._threads,
                 features=self.prefix.cached,
             )
-        return self._evaluate(self._splits[split])
+        return self._splits[split]
+
+    def _validate(self) -> dict[str, float]:
+        with self.watch("validation"):
+            return self.evaluate("validation")
 
     def finish(self, wall_s: float) -> dict[str, Any] | None:
         """Evaluate the best weights on the test split and write package and result."""
@@ -206,11 +226,22 @@ class _Session:
         best = self.position.best or {"epoch": self.position.epoch, "step": self.position.step, "metrics": {}}
         if best["step"] != self.position.step:
             self.checkpoints.restore(self.task, best["step"])
-        tested = {f"test_{name}": value for name, value in self.evaluate("test").items()}
-        if not self.place.is_chief:
+        with self.watch("final evaluation"):
+            # Barrier: every rank answers its share.
+            last = evaluate_finally(
+                self.task,
+                self.dataset,
+                self._batches,
+                self.folder.storage,
+                rank=self.place.rank,
+                alive=self.place.alive,
+            )
+        if last is None:
             return None
+        tested = {f"test_{name}": value for name, value in last.metrics.get("test", {}).items()}
         final = {**best["metrics"], **tested}
-        self._write_package(final)
+        with self.watch("package"):
+            self._write_package(final, last.calibration)
         metric = self.config.train.metric
         return {
             "name": self.config.name,
@@ -226,6 +257,8 @@ class _Session:
             "wall_s": round(wall_s, 3),
             "prefix_cache": self.prefix.summary(),
             "package": self.folder.package.uri,
+            "calibration": last.calibration,
+            "timing_s": self.watch.seconds(),
         }
 
     def _advance(self, progress: Progress) -> None:
@@ -236,7 +269,7 @@ class _Session:
                 best = {"epoch": epoch, "step": progress.step, "metrics": progress.metrics}
         self.position = Position(epoch, progress.step, best)
 
-    def _write_package(self, metrics: dict[str, float]) -> None:
+    def _write_package(self, metrics: dict[str, float], calibration: dict[str, Any]) -> None:
         with tempfile.TemporaryDirectory(prefix="rayft-package-") as scratch:
             local = Path(scratch) / "package"
             write_package(
@@ -249,6 +282,8 @@ class _Session:
                 metrics=metrics,
                 dataset_fingerprint=self.dataset.fingerprint,
                 blocks_frozen=[block.name for block in self.network.blocks[: self.network.frozen_depth]],
+                blocks=describe_blocks(self.network),
+                calibration=calibration,
             )
             self.folder.package.delete()
             self.folder.package.upload_folder(local)
