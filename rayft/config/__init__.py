@@ -8,6 +8,7 @@ from rayft.config.files import dump_config, json_schema, load_config, parse_conf
 from rayft.config.model import FreezeConfig, ModelConfig
 from rayft.config.prefix import PrefixCacheConfig
 from rayft.config.run import RunConfig
+from rayft.config.sweep import Condition, Dimension, SweepConfig
 from rayft.config.track import MlflowConfig, TrackConfig
 from rayft.config.train import BLOCKS_RATE, HEAD_RATE, OptimConfig, TrainConfig
 
@@ -18,7 +19,9 @@ __all__ = [
     "AugmentConfig",
     "ClusterConfig",
     "ColumnsConfig",
+    "Condition",
     "DataConfig",
+    "Dimension",
     "EvaluateConfig",
     "FreezeConfig",
     "LayerConfig",
@@ -28,6 +31,7 @@ __all__ = [
     "PrefixCacheConfig",
     "RandomResizedCropConfig",
     "RunConfig",
+    "SweepConfig",
     "TrackConfig",
     "TrainConfig",
     "TtaConfig",

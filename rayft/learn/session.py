@@ -31,6 +31,7 @@ from rayft.model.network import Network, build_network, describe_blocks
 from rayft.package import write_package
 from rayft.prefix.prepare import prepare_prefix
 from rayft.runs import RunFolder
+from rayft.storage import Storage
 from rayft.timing import Stopwatch
 
 Observer = Callable[[dict[str, Any]], bool]
@@ -71,8 +72,33 @@ class Place:
             )
 
 
+@dataclass(frozen=True)
+class Output:
+    """Where a session writes.
+
+    Attributes:
+        folder: Checkpoints and metrics.
+        package: The model package; None leaves out the final evaluation as well.
+    """
+
+    folder: RunFolder
+    package: Storage | None
+
+    @classmethod
+    def of(cls, config: RunConfig) -> Output:
+        """Return the run folder of the config, with its package."""
+        folder = RunFolder.of(config)
+        return cls(folder, folder.package)
+
+
 def run_session(
-    config: RunConfig, dataset: Dataset, place: Place, observer: Observer, strategy: tf.distribute.Strategy
+    config: RunConfig,
+    dataset: Dataset,
+    place: Place,
+    observer: Observer,
+    strategy: tf.distribute.Strategy,
+    *,
+    output: Output | None = None,
 ) -> dict[str, Any] | None:
     """Train this replica's share from the latest checkpoint to the package.
 
@@ -82,6 +108,7 @@ def run_session(
         place: This process among the workers.
         observer: Called on the chief with the progress about once a second; true asks the run to stop.
         strategy: Spans the workers.
+        output: Where checkpoints, metrics and package go; the config's own run folder if not given.
 
     Returns:
         On the chief, the run's result; None on the others, and where the run was stopped.
@@ -92,7 +119,7 @@ def run_session(
     """
     started, watch = time.perf_counter(), Stopwatch()
     with watch("building the network"):
-        session = _Session(config, dataset, place, strategy, observer, watch)
+        session = _Session(config, dataset, place, strategy, observer, output or Output.of(config), watch)
     with contextlib.closing(session.prefix):
         with watch("building the network"):
             session.resume()
@@ -109,11 +136,12 @@ class _Session:
         place: Place,
         strategy: tf.distribute.Strategy,
         observer: Observer,
+        output: Output,
         watch: Stopwatch,
     ) -> None:
         self.watch = watch
         self.config, self.dataset, self.place = config, dataset, place
-        self.folder = RunFolder.of(config)
+        self.folder, self.package = output.folder, output.package
         self.checkpoints = Checkpoints(self.folder.checkpoints, keep=config.train.keep_checkpoints)
         per_epoch = steps_per_epoch(dataset.size("train"), config.data.global_batch_size)
         self.plan = Plan(per_epoch, config.train.epochs, 0, config.train.checkpoint_every_steps)
@@ -223,6 +251,8 @@ class _Session:
     def finish(self, wall_s: float) -> dict[str, Any] | None:
         """Evaluate the best weights on the test split and write package and result."""
         self.place.require_same("trained weights", digest(state_variables(self.task)))
+        if self.package is None:
+            return {"prefix_cache": self.prefix.summary()} if self.place.is_chief else None
         best = self.position.best or {"epoch": self.position.epoch, "step": self.position.step, "metrics": {}}
         if best["step"] != self.position.step:
             self.checkpoints.restore(self.task, best["step"])
@@ -241,7 +271,7 @@ class _Session:
         tested = {f"test_{name}": value for name, value in last.metrics.get("test", {}).items()}
         final = {**best["metrics"], **tested}
         with self.watch("package"):
-            self._write_package(final, last.calibration)
+            self._write_package(self.package, final, last.calibration)
         metric = self.config.train.metric
         return {
             "name": self.config.name,
@@ -256,7 +286,7 @@ class _Session:
             "examples_per_s": self.folder.metrics()[-1]["examples_per_s"],
             "wall_s": round(wall_s, 3),
             "prefix_cache": self.prefix.summary(),
-            "package": self.folder.package.uri,
+            "package": self.package.uri,
             "calibration": last.calibration,
             "timing_s": self.watch.seconds(),
         }
@@ -269,7 +299,7 @@ class _Session:
                 best = {"epoch": epoch, "step": progress.step, "metrics": progress.metrics}
         self.position = Position(epoch, progress.step, best)
 
-    def _write_package(self, metrics: dict[str, float], calibration: dict[str, Any]) -> None:
+    def _write_package(self, where: Storage, metrics: dict[str, float], calibration: dict[str, Any]) -> None:
         with tempfile.TemporaryDirectory(prefix="rayft-package-") as scratch:
             local = Path(scratch) / "package"
             write_package(
@@ -285,8 +315,8 @@ class _Session:
                 blocks=describe_blocks(self.network),
                 calibration=calibration,
             )
-            self.folder.package.delete()
-            self.folder.package.upload_folder(local)
+            where.delete()
+            where.upload_folder(local)
 
 
 class _Chief:
