@@ -42,7 +42,7 @@ def build_prefix(
     depth = space.get(DEPTH)
     depths = [config.freeze.depth] if depth is None else depth.values
     shared = not any(path.startswith(_PREFIX_FIELDS) for path in space)
-    if config.prefix_cache.mode == "off" or not depths or not shared:
+    if config.prefix_cache.mode == "off" or not depths or not any(depths) or not shared:
         return
     tell("computing the frozen prefix")
     passes = config.train.epochs * config.sweep.trials / len(depths)

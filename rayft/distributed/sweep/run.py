@@ -21,6 +21,7 @@ from rayft.distributed.sweep.reap import reap_placement_groups
 from rayft.distributed.sweep.trial import TrialContext
 from rayft.distributed.sweep.tuner import run_tuner
 from rayft.errors import DataError, RayftError, RunFailed, RunInterrupted, StorageError
+from rayft.report.sweep import write_sweep_report
 from rayft.runs import RunFolder
 from rayft.sweep.choose import mode_of, sweep_metric
 from rayft.sweep.conductor import Conductor
@@ -93,19 +94,20 @@ def sweep(
     on_standing(Standing("starting Ray"))
     try:
         with connect(config.cluster):
-            result = _search(config, everything, folder, on_standing, fresh)
+            result, space = _search(config, everything, folder, on_standing, fresh)
     except RayftError as error:
         _leave(folder, config, error, time.perf_counter() - started)
         raise
     result["wall_s"] = round(time.perf_counter() - started, 3)
     folder.run.write_result(result)
+    write_sweep_report(folder, config, space)
     tidy_up(folder, config)
     return result
 
 
 def _search(
     config: RunConfig, everything: Dataset, folder: SweepFolder, on_standing: OnStanding, fresh: bool
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], Space]:
     dataset = without_test(everything)
     plan = plan_trials(config, _nodes(), train_size=dataset.size("train"))
     on_standing(Standing("reading the backbone", plan))
@@ -118,7 +120,7 @@ def _search(
     conductor = Conductor(config, space, folder, suggest, kind=plan.kind, slots=plan.slots)
     context = TrialContext.of(config, dataset, everything, folder, plan.kind)
     _run_watched(config, space, conductor, context, plan, on_standing)
-    return summarise(config, space, conductor.trials)
+    return summarise(config, space, conductor.trials), space
 
 
 def _run_watched(
