@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import uuid
@@ -45,6 +46,8 @@ def run_tuner(
 ) -> None:
     """Run everything that the conductor hands out; sets ``done`` at the end, whatever happened."""
     os.environ.update(TUNE_SETTINGS)
+    # It complains of files that its own loggers, which are off, would write.
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     scratch = context.folder.run.scratch
     actor = tune.with_resources(
         tune.with_parameters(TrialActor, context=context), tune.PlacementGroupFactory([plan.resources])
