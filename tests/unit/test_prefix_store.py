@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 from pyarrow import fs
 
-from rayft.errors import StorageError
+from rayft.cli import main
+from rayft.config import load_config
+from rayft.errors import ConfigError, StorageError
 from rayft.prefix.evict import list_caches, prune_caches
 from rayft.prefix.recipe import BATCH_ROWS, Recipe, digest_rows, shard_rows
 from rayft.prefix.shards import ShardWriter
@@ -293,3 +295,28 @@ def test_a_commit_of_another_key_or_damaged_text_is_no_commit(folder):
     assert entry.check(pytest.fail) is None
     where.write_text("{")
     assert entry.check(pytest.fail) is None
+
+
+def test_the_command_lists_and_prunes(folder, tmp_path, capsys):
+    entry = build(folder)
+    assert main(["cache", "list", "--storage", str(tmp_path)]) == 0
+    text = capsys.readouterr().out
+    assert entry.recipe.key in text
+    assert "560 rows of [3, 2, 5] float32 at block1" in text
+    assert main(["cache", "prune", "--storage", str(tmp_path), "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert [held["key"] for held in answer["removed"]] == [entry.recipe.key]
+    assert answer["bytes_left"] == 0
+    assert main(["cache", "list", "--storage", str(tmp_path), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["caches"] == []
+
+
+def test_one_word_stands_for_the_mode_also_beside_an_override(tmp_path):
+    path = tmp_path / "config.yaml"
+    path.write_text("data: {source: x}\nprefix_cache: on\n")
+    assert load_config(path).prefix_cache.mode == "on"
+    both = load_config(path, ("prefix_cache.dtype=bfloat16",)).prefix_cache
+    assert (both.mode, both.dtype) == ("on", "bfloat16")
+    assert load_config(path, ("prefix_cache=off",)).prefix_cache.mode == "off"
+    with pytest.raises(ConfigError, match=r'prefix_cache\.mode: got "maybe"; allowed: auto, on, off'):
+        load_config(path, ("prefix_cache=maybe",))
