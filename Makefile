@@ -5,18 +5,18 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 # `make demo` takes the data and config of this example.
 DEMO := examples/pictures
-RUN := runs/pictures
+RUN := runs/pictures-sweep
 
 .PHONY: demo test lint env clean
 
 demo: $(STAMP)
-	$(BIN)/rayft train $(DEMO)/config.yaml
+	$(BIN)/rayft sweep $(DEMO)/sweep.yaml
 	@echo
-	@echo "One prediction, from the package that the run wrote:"
+	@echo "One prediction, from the package of the best trial:"
 	$(BIN)/python $(DEMO)/run.py $(RUN)
 	@echo
-	@echo "Files: $(RUN)/ (result.json, metrics.jsonl, checkpoints/, package/)."
-	@echo "A second \`make demo\` finds the finished run; start anew with: $(BIN)/rayft train $(DEMO)/config.yaml --fresh"
+	@echo "Files: $(RUN)/ (report.html, result.json, trials.jsonl, trials/, package/)."
+	@echo "A second \`make demo\` finds the finished sweep; start anew with: $(BIN)/rayft sweep $(DEMO)/sweep.yaml --fresh"
 
 test: lint
 	$(BIN)/python -m pytest

@@ -18,11 +18,11 @@ cluster: {workers: 1, cpus_per_worker: 1}
 sweep:
   searcher: grid
   scheduler: none
-  trials: 4
+  trials: 6
   retries: 1
   space:
     train.loss: {grid: [cross_entropy, "own_steps:raising_loss"]}
-    optim.learning_rate: {grid: [0.001, 0.01]}
+    optim.learning_rate: {grid: [0.001, 0.01, 0.03]}
 """
 # They try for a minute to tell the dead cluster that it died, then end by themselves.
 RAY_AGENTS = ("ray::DashboardAgent", "ray::RuntimeEnvAgent")
@@ -66,24 +66,23 @@ def undisturbed(tmp_path_factory):
 
 def test_a_sweep_packages_its_best_trial_and_names_those_that_failed(undisturbed):
     trials, folder = _trials(undisturbed), undisturbed / "runs" / "search"
+    whole, broken = ("0000", "0001", "0002"), ("0003", "0004", "0005")
     assert {name: trial["state"] for name, trial in trials.items()} == {
-        "0000": "finished",
-        "0001": "finished",
-        "0002": "failed",
-        "0003": "failed",
-        "winner": "finished",
+        **dict.fromkeys((*whole, "winner"), "finished"),
+        **dict.fromkeys(broken, "failed"),
     }
-    assert "no such loss" in trials["0002"]["error"]
-    assert trials["0002"]["failures"] == 2
-    best = max(("0000", "0001"), key=lambda name: trials[name]["best"]["metrics"]["accuracy"])
+    assert all("no such loss" in trials[name]["error"] and trials[name]["failures"] == 2 for name in broken)
+    best = max(trials[name]["best"]["metrics"]["accuracy"] for name in whole)
     outcome = result(folder)
-    assert (outcome["status"], outcome["trials"]) == ("finished", 4)
-    assert trials[outcome["best_trial"]]["best"]["metrics"]["accuracy"] == trials[best]["best"]["metrics"]["accuracy"]
+    assert (outcome["status"], outcome["trials"]) == ("finished", 6)
+    assert trials[outcome["best_trial"]]["best"]["metrics"]["accuracy"] == best
     assert (folder / "package" / "model.keras").exists()
+    assert "Recommendation" in (folder / "report.html").read_text()
 
 
 def test_trials_reuse_their_processes(undisturbed):
-    assert len({pid for _, _, pid, _ in steps_log(undisturbed)}) == min(2, os.cpu_count())
+    # Three trials take steps, on two CPUs at most.
+    assert len({pid for _, _, pid, _ in steps_log(undisturbed)}) <= 2
 
 
 def test_after_a_dead_trial_and_a_dead_driver_the_trials_are_the_same(tmp_path, undisturbed):
@@ -108,7 +107,7 @@ def test_after_a_dead_trial_and_a_dead_driver_the_trials_are_the_same(tmp_path, 
         # The winner's run measures the latency of all, at the end.
         assert {**_trials(home)[name], "latency_ms": None} == trial
     # A finished trial takes no step again; 52 make one.
-    assert len(steps_log(home)) - done <= 2 * 52 - 52 * len(finished)
+    assert len(steps_log(home)) - done <= 3 * 52 - 52 * len(finished)
 
 
 def test_a_distributed_trial_has_the_losses_of_a_light_one(tmp_path, undisturbed):
