@@ -126,7 +126,8 @@ def _session(
     config: RunConfig, dataset: Any, rank: int, num_workers: int, monitor: Any, alive: Callable[[], None]
 ) -> None:
     strategy = prepare_tensorflow(plan_devices(config.cluster))
-    from rayft.learn.session import Place, run_session
+    from rayft.learn.place import Place
+    from rayft.learn.session import run_session
 
     alive()
     place = Place(rank, num_workers, ray.train.collective.broadcast_from_rank_zero, alive)

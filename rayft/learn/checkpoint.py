@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from rayft.errors import StorageError
-from rayft.learn.step import Task, frozen_variables, state_variables
+from rayft.learn.step import Task, state_variables
 from rayft.storage import Storage
 
 FORMAT = 1
@@ -55,7 +55,7 @@ class Checkpoints:
         commit = {
             "format": FORMAT,
             "state_sha256": hashlib.sha256(state).hexdigest(),
-            "frozen_sha256": digest(frozen_variables(task)),
+            "frozen_sha256": task.frozen_sha256,
             **asdict(position),
         }
         (where / "position.json").write_bytes(json.dumps(commit, indent=1).encode())
@@ -78,7 +78,7 @@ class Checkpoints:
         commit = self._commit(step)
         if commit is None:
             raise StorageError(f"Checkpoint {self.folder.uri}/{_name(step)} is missing or damaged.", "Use --fresh.")
-        if commit["frozen_sha256"] != digest(frozen_variables(task)):
+        if commit["frozen_sha256"] != task.frozen_sha256:
             raise StorageError(
                 f"Checkpoint {_name(step)} was made on other pretrained weights than those loaded now.",
                 "Restore the weights file, or start anew with --fresh.",
@@ -160,14 +160,6 @@ def load_state(task: Task, state: bytes) -> None:
         for index, variable in enumerate(variables):
             variable.assign(arrays[f"{index:05d}"])
     task.updater.reload()
-
-
-def digest(variables: list[Any]) -> str:
-    """Return the sha256 over the values of variables, in order."""
-    total = hashlib.sha256()
-    for variable in variables:
-        total.update(np.ascontiguousarray(np.asarray(variable)).tobytes())
-    return total.hexdigest()
 
 
 def _name(step: int) -> str:

@@ -69,6 +69,7 @@ def train_epochs(
     plan: Plan,
     *,
     stop_requested: Callable[[], bool] = lambda: False,
+    run_steps: Callable | None = None,
 ) -> Iterator[Progress]:
     """Train from ``plan.start_step`` to the end, pausing about once a second and at each end of an epoch.
 
@@ -81,11 +82,12 @@ def train_epochs(
         evaluate: Returns validation metrics of the whole split; a collective.
         plan: Which steps to take.
         stop_requested: Asked once a pause; true on any replica stops all.
+        run_steps: From ``compile_steps``, to use it more than once; made here where not given.
 
     Raises:
         RunFailed: A loss is not finite.
     """
-    run_steps = compile_steps(task)
+    run_steps = run_steps or compile_steps(task)
     iterator = iter(batches)
     step, steps_per_call, step_s = plan.start_step, 1, 0.0
     stopping = False

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import tempfile
-import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,57 +13,23 @@ import tensorflow as tf
 
 from rayft.config import RunConfig
 from rayft.data.dataset import Dataset
-from rayft.data.order import replica_batch_size, steps_per_epoch
-from rayft.data.pipeline import evaluation_batches, find_undecodable, train_batches
-from rayft.errors import DataError, RunFailed
-from rayft.learn.checkpoint import Checkpoints, Position, digest
-from rayft.learn.evaluate import make_evaluate
+from rayft.data.pipeline import find_undecodable
+from rayft.errors import DataError
+from rayft.learn.batches import Batches
+from rayft.learn.checkpoint import Checkpoints, Position
+from rayft.learn.digest import digest
 from rayft.learn.journal import Journal
-from rayft.learn.loop import Plan, Progress, train_epochs
-from rayft.learn.metrics import is_better
+from rayft.learn.loop import Plan, Progress
+from rayft.learn.place import Place
 from rayft.learn.schedule import learning_rate
-from rayft.learn.step import Task, frozen_variables, state_variables
+from rayft.learn.step import Task, state_variables
+from rayft.learn.training import Training
 from rayft.model.layers import portable
 from rayft.model.network import Network, build_network
 from rayft.package import write_package
 from rayft.runs import RunFolder
 
 Observer = Callable[[dict[str, Any]], bool]
-
-
-@dataclass(frozen=True)
-class Place:
-    """This process among the workers of a run.
-
-    Attributes:
-        rank: 0 is the chief, which alone writes.
-        num_workers: Processes, one replica each.
-        broadcast: Gives every rank the chief's small value; a barrier.
-        alive: Called whenever something was got done, for the watchdog.
-    """
-
-    rank: int
-    num_workers: int
-    broadcast: Callable[[Any], Any]
-    alive: Callable[[], None]
-
-    @property
-    def is_chief(self) -> bool:
-        """Whether this process writes."""
-        return self.rank == 0
-
-    def require_same(self, what: str, value: str) -> None:
-        """Refuse to go on with ranks that differ.
-
-        Raises:
-            RunFailed: The value differs from the chief's.
-        """
-        # Barrier: every rank compares.
-        if self.broadcast(value) != value:
-            raise RunFailed(
-                f"The {what} of rank {self.rank} differ from the chief's.",
-                "Give all workers the same weights file and the same versions of rayft and TensorFlow.",
-            )
 
 
 def run_session(
@@ -86,12 +51,11 @@ def run_session(
         RunFailed: The loss is not finite, or the ranks differ.
         DataError: A picture cannot be decoded.
     """
-    started = time.perf_counter()
     session = _Session(config, dataset, place, strategy)
     session.resume()
     if not session.train(observer):
         return None
-    return session.finish(time.perf_counter() - started)
+    return session.finish()
 
 
 class _Session:
@@ -99,50 +63,37 @@ class _Session:
         self.config, self.dataset, self.place = config, dataset, place
         self.folder = RunFolder.of(config)
         self.checkpoints = Checkpoints(self.folder.checkpoints, keep=config.train.keep_checkpoints)
-        per_epoch = steps_per_epoch(dataset.size("train"), config.data.global_batch_size)
-        self.plan = Plan(per_epoch, config.train.epochs, 0, config.train.checkpoint_every_steps)
-        self.position = Position()
         self.network: Network = build_network(config, len(dataset.labels), strategy)
+        threads = max(1, int(config.cluster.cpus_per_worker))
+        batches = Batches(dataset, config, self.network.image_size, place, threads)
+        self.plan = Plan(batches.steps_per_epoch, config.train.epochs, 0, config.train.checkpoint_every_steps)
         self.task = Task(config, self.network, total_steps=self.plan.total_steps, strategy=strategy)
         place.alive()
-        place.require_same("pretrained weights", digest(frozen_variables(self.task)))
-        self._threads = max(1, int(config.cluster.cpus_per_worker))
-        self._splits: dict[str, tf.data.Dataset] = {}
-        self._evaluate = make_evaluate(self.task, len(dataset.labels), place.alive)
+        place.require_same("pretrained weights", self.task.frozen_sha256)
+        self.training = Training(config, self.task, batches, place, self.plan)
+
+    @property
+    def position(self) -> Position:
+        """How far the training has come."""
+        return self.training.position
 
     def resume(self) -> None:
         """Go to the newest committed checkpoint, where there is one."""
         latest = self.checkpoints.latest() if self.place.is_chief else None
         # Barrier: the chief chooses, so that all ranks resume from the same checkpoint.
-        self.position = self.place.broadcast(latest) or Position()
-        self.plan = replace(self.plan, start_step=self.position.step)
-        if self.position.step:
-            self.checkpoints.restore(self.task, self.position.step)
+        position = self.place.broadcast(latest) or Position()
+        if position.step:
+            self.checkpoints.restore(self.task, position.step)
+        self.training.go_to(position)
         if self.place.is_chief:
-            self.checkpoints.remove_orphans(self.position.step)
+            self.checkpoints.remove_orphans(position.step)
 
     def train(self, observer: Observer) -> bool:
-        """Take all steps that are left; returns whether the last one was reached."""
+        """Take all steps that are left; returns whether none is left then."""
         chief = _Chief(self, observer) if self.place.is_chief else None
-        batches = train_batches(
-            self.dataset,
-            self.config,
-            self.network.image_size,
-            rank=self.place.rank,
-            num_workers=self.place.num_workers,
-            start_step=self.position.step,
-            threads=self._threads,
-        )
         try:
-            for progress in train_epochs(
-                self.task,
-                batches,
-                lambda: self.evaluate("validation"),
-                self.plan,
-                stop_requested=lambda: chief is not None and chief.stop_requested,
-            ):
+            for progress in self.training.run(lambda: chief is not None and chief.stop_requested):
                 self.place.alive()
-                self._advance(progress)
                 if chief is not None:
                     chief.record(progress)
         except tf.errors.InvalidArgumentError as error:
@@ -157,32 +108,15 @@ class _Session:
                 f"{len(bad)} pictures cannot be decoded: {', '.join(bad[:20])}.",
                 "Mend or remove them, or set data.on_bad: skip.",
             ) from error
-        return self.position.step == self.plan.total_steps
+        return self.training.is_done
 
-    def evaluate(self, split: str) -> dict[str, float]:
-        """Return the metrics of a split; empty where the split is. A collective."""
-        if self.dataset.size(split) == 0:
-            return {}
-        if split not in self._splits:
-            self._splits[split] = evaluation_batches(
-                self.dataset,
-                self.config,
-                self.network.image_size,
-                split,
-                rank=self.place.rank,
-                num_workers=self.place.num_workers,
-                batch_size=replica_batch_size(self.config.data.global_batch_size, self.place.num_workers),
-                threads=self._threads,
-            )
-        return self._evaluate(self._splits[split])
-
-    def finish(self, wall_s: float) -> dict[str, Any] | None:
+    def finish(self) -> dict[str, Any] | None:
         """Evaluate the best weights on the test split and write package and result."""
         self.place.require_same("trained weights", digest(state_variables(self.task)))
         best = self.position.best or {"epoch": self.position.epoch, "step": self.position.step, "metrics": {}}
         if best["step"] != self.position.step:
             self.checkpoints.restore(self.task, best["step"])
-        tested = {f"test_{name}": value for name, value in self.evaluate("test").items()}
+        tested = {f"test_{name}": value for name, value in self.training.evaluate("test").items()}
         if not self.place.is_chief:
             return None
         final = {**best["metrics"], **tested}
@@ -199,18 +133,9 @@ class _Session:
             "epochs": self.plan.epochs,
             "steps": self.plan.total_steps,
             "examples_per_s": self.folder.metrics()[-1]["examples_per_s"],
-            "wall_s": round(wall_s, 3),
             "prefix_cache": {"used": False, "reason": "activations are not cached", "build_s": 0.0, "bytes": 0},
             "package": self.folder.package.uri,
         }
-
-    def _advance(self, progress: Progress) -> None:
-        epoch, best = progress.step // self.plan.steps_per_epoch, self.position.best
-        if progress.metrics:
-            earlier = best["metrics"] if best else None
-            if is_better(self.config.train.metric, progress.metrics, earlier):
-                best = {"epoch": epoch, "step": progress.step, "metrics": progress.metrics}
-        self.position = Position(epoch, progress.step, best)
 
     def _write_package(self, metrics: dict[str, float]) -> None:
         with tempfile.TemporaryDirectory(prefix="rayft-package-") as scratch:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +11,7 @@ import tensorflow as tf
 
 from rayft.config import RunConfig
 from rayft.imports import load_object
+from rayft.learn.digest import digest
 from rayft.learn.losses import Loss, get_loss
 from rayft.learn.optimizer import Updater
 from rayft.model.fold import fold_batch_norm
@@ -112,6 +114,11 @@ class Task:
         self.updater = Updater(config.optim, self.variables, local, total_steps)
         self.loss_scale = LossScale(2.0**15 if config.train.precision == "float16" else 1.0)
 
+    @functools.cached_property
+    def frozen_sha256(self) -> str:
+        """Digest of the frozen weights, which no step changes."""
+        return digest(frozen_variables(self))
+
     def run_step(self, batch: Batch) -> tf.Tensor:
         """Run the configured step on this replica's slice; returns the global mean loss, a scalar."""
         place = ReplicaBatch(
@@ -144,9 +151,10 @@ class Task:
     def minimize(self, tape: tf.GradientTape, loss: tf.Tensor) -> tf.Tensor:
         """Differentiate, sum over replicas, clip, update; returns the loss summed over replicas."""
         scale = tf.cast(self.loss_scale.scale.value, loss.dtype)
-        return self.apply(tape.gradient(loss, self.variables_values(), output_gradients=scale), loss)
+        return self.apply(tape.gradient(loss, self.variable_values, output_gradients=scale), loss)
 
-    def variables_values(self) -> list[tf.Variable]:
+    @property
+    def variable_values(self) -> list[tf.Variable]:
         """The TensorFlow variables behind ``variables``, as a tape watches them."""
         return [variable.value for variable in self.variables]
 
