@@ -52,4 +52,34 @@ class RunConfig(Section):
             )
         if self.model.backbone == "none" and self.model.pooling != "flatten":
             raise ValueError(f"model.pooling is {self.model.pooling}; without a backbone only flatten is allowed")
+        if self.cluster.workers * self.train.accumulate_steps > self.data.global_batch_size:
+            raise ValueError(
+                f"train.accumulate_steps is {self.train.accumulate_steps}, cluster.workers is {self.cluster.workers}, "
+                f"data.global_batch_size is {self.data.global_batch_size}; every worker needs at least one example of "
+                "each part of a batch"
+            )
+        self._blocks_train_where_they_are_treated_apart()
         return self
+
+    def _blocks_train_where_they_are_treated_apart(self) -> None:
+        trains = self.freeze.depth != "all" and self.model.backbone != "none"
+        for name, value, neutral in (
+            ("optim.layer_decay", self.optim.layer_decay, 1),
+            ("optim.head_multiplier", self.optim.head_multiplier, 1),
+            ("train.l2_sp.alpha", self.train.l2_sp.alpha, 0),
+        ):
+            if value != neutral and not trains:
+                raise ValueError(
+                    f"{name} is {value}, yet no block of a backbone trains (freeze.depth is {self.freeze.depth}, "
+                    f"model.backbone is {self.model.backbone}); set it to {neutral}, or lower freeze.depth"
+                )
+        if self.train.l2_sp.alpha and self.model.weights == "none":
+            raise ValueError(
+                f"train.l2_sp.alpha is {self.train.l2_sp.alpha}, yet model.weights is none; there are no pretrained "
+                "weights to stay near to"
+            )
+        if (self.train.l2_sp.alpha or self.train.l2_sp.beta) and self.optim.weight_decay:
+            raise ValueError(
+                f"train.l2_sp is on and optim.weight_decay is {self.optim.weight_decay}, which pulls the same weights "
+                "to zero; set one of them to 0 (l2_sp.beta is the decay of the new weights)"
+            )

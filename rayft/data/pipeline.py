@@ -11,7 +11,7 @@ import tensorflow as tf
 from rayft.config import RunConfig
 from rayft.data.augment import augment
 from rayft.data.dataset import Dataset
-from rayft.data.order import batch_positions, replica_batch_size, replica_slice, steps_per_epoch
+from rayft.data.order import batch_positions, replica_positions, steps_per_epoch
 from rayft.data.picture import decode_picture
 
 # Per-example tensors between fetching and batching, with their dtypes; see train_batches.
@@ -52,7 +52,7 @@ def train_batches(
         threads: Pictures decoded at once.
 
     Returns:
-        One dict a step, with b = ceil(global batch / workers): ``image`` float32 [b, H, W, C] in
+        One dict a step, with b examples of this rank as in ``replica_positions``: ``image`` float32 [b, H, W, C] in
         0..255; ``label`` int32 [b]; ``weight`` float32 [b], 1 for a real example and 0 for padding;
         ``position`` int32 [b] in the global batch (padding repeats the last); ``count`` float32 [],
         the real examples of the whole global batch; ``step`` int64 [].
@@ -65,13 +65,12 @@ def train_batches(
     rows, labels = train["row"].to_numpy(), train["label"].to_numpy()
     global_batch_size, num_examples = config.data.global_batch_size, len(rows)
     epoch_steps = steps_per_epoch(num_examples, global_batch_size)
-    start, stop = replica_slice(global_batch_size, num_workers, rank)
+    wanted = replica_positions(global_batch_size, num_workers, rank, config.train.accumulate_steps)
 
     def fetch(step: np.ndarray) -> list[np.ndarray]:
         batch = batch_positions(num_examples, global_batch_size, config.seed, int(step))
-        wanted = np.arange(start, stop)
         position = np.minimum(wanted, len(batch) - 1)
-        # Where num_workers does not divide the batch, the last replicas' slices lie past its end.
+        # Where num_workers does not divide the batch, the last replicas have padding.
         weight = (wanted < len(batch)).astype(np.float32)
         chosen = batch[position]
         b, epoch = len(wanted), int(step) // epoch_steps
@@ -95,8 +94,7 @@ def train_batches(
         return {**batch, "count": batch["count"][0], "step": batch["step"][0]}
 
     steps = tf.data.Dataset.range(start_step, config.train.epochs * epoch_steps)
-    size = replica_batch_size(global_batch_size, num_workers)
-    return _batches(steps, fetch, _TRAIN_FIELDS, decode, size, threads, finish)
+    return _batches(steps, fetch, _TRAIN_FIELDS, decode, len(wanted), threads, finish)
 
 
 def evaluation_batches(

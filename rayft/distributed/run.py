@@ -74,6 +74,16 @@ def prepare_dataset(config: RunConfig, on_progress: OnProgress) -> Dataset:
             f"The training split has {examples} examples, cluster.workers is {config.cluster.workers}.",
             f"Set cluster.workers to {examples} or less.",
         )
+    if not dataset.size("validation"):
+        for name, needed in (
+            ("train.early_stopping", config.train.early_stopping.patience is not None),
+            ("optim.schedule plateau", config.optim.schedule == "plateau"),
+        ):
+            if needed:
+                raise DataError(
+                    f"{name} waits for the validation metric, and the data has no validation split.",
+                    "Set data.validation_fraction above 0, or give examples the split validation.",
+                )
     return dataset
 
 

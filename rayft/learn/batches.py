@@ -56,6 +56,7 @@ class Batches:
 
     def evaluation(self, split: str) -> tf.data.Dataset:
         """Return this rank's part of a split that is not empty."""
+        part_size = -(-self._config.data.global_batch_size // self._config.train.accumulate_steps)
         if split not in self._evaluation:
             self._evaluation[split] = evaluation_batches(
                 self.dataset,
@@ -64,7 +65,8 @@ class Batches:
                 split,
                 rank=self._place.rank,
                 num_workers=self._place.num_workers,
-                batch_size=replica_batch_size(self._config.data.global_batch_size, self._place.num_workers),
+                # What fits into memory in training fits here.
+                batch_size=replica_batch_size(part_size, self._place.num_workers),
                 threads=self._threads,
             )
         return self._evaluation[split]

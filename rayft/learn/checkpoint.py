@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from rayft.errors import StorageError
+from rayft.learn.patience import Patience, Waiting
 from rayft.learn.step import Task, state_variables
 from rayft.storage import Storage
 
@@ -27,12 +28,16 @@ class Position:
         step: Steps done in the whole run.
         best: epoch, step and metrics of the epoch with the best validation metric so far, or None.
         unlogged: Losses of the latest steps that no line of the journal covers yet.
+        waiting: How long the validation metric has not improved, and what followed from it.
+        stopped: The training ended before its last epoch.
     """
 
     epoch: int = 0
     step: int = 0
     best: dict[str, Any] | None = None
     unlogged: tuple[float, ...] = ()
+    waiting: Waiting = field(default_factory=Waiting)
+    stopped: bool = False
 
 
 @dataclass(frozen=True)
@@ -66,7 +71,7 @@ class Checkpoints:
         for step in reversed(self.steps()):
             commit = self._commit(step)
             if commit is not None:
-                return Position(commit["epoch"], commit["step"], commit["best"], tuple(commit["unlogged"]))
+                return _position(commit)
         return None
 
     def restore(self, task: Task, step: int) -> None:
@@ -160,6 +165,19 @@ def load_state(task: Task, state: bytes) -> None:
         for index, variable in enumerate(variables):
             variable.assign(arrays[f"{index:05d}"])
     task.updater.reload()
+
+
+def _position(commit: dict[str, Any]) -> Position:
+    """Rebuild the position whose fields ``Checkpoints.save`` wrote."""
+    waiting = commit["waiting"]
+    return Position(
+        commit["epoch"],
+        commit["step"],
+        commit["best"],
+        tuple(commit["unlogged"]),
+        Waiting(Patience(**waiting["stopping"]), Patience(**waiting["plateau"]), waiting["plateau_factor"]),
+        commit["stopped"],
+    )
 
 
 def _name(step: int) -> str:

@@ -88,6 +88,10 @@ def run_cases(
         tree = shrunk.model_dump()
         tree["train"]["precision"] = precision
         tree["freeze"] = {"depth": frozen, "batch_norm": batch_norm}
+        if frozen == "all":
+            # These treat blocks that train apart; there is none.
+            tree["optim"] |= {"layer_decay": 1.0, "head_multiplier": 1.0}
+            tree["train"]["l2_sp"]["alpha"] = 0.0
         traces[name] = run_case(RunConfig.model_validate(tree), dataset, place, strategy, batches)
     conditions = (
         f"{dataset.size('train')} examples of side {side} pixels in batches of {BATCH}, {EPOCHS} epochs, "
@@ -103,7 +107,12 @@ def shrink(config: RunConfig, side: int | tuple[int, int] | None) -> RunConfig:
     if config.data.augment == AugmentConfig():
         tree["data"]["augment"] = AUGMENT.model_dump()
     tree["optim"]["clip_norm"] = config.optim.clip_norm or 0.1
-    tree["train"] |= {"epochs": EPOCHS, "checkpoint_every_steps": None}
+    tree["train"] |= {
+        "epochs": EPOCHS,
+        "checkpoint_every_steps": None,
+        # Every worker needs an example of each part.
+        "accumulate_steps": min(config.train.accumulate_steps, 2),
+    }
     # The proof chooses its own numbers of workers.
     tree["cluster"]["workers"] = 1
     return RunConfig.model_validate(tree)

@@ -120,7 +120,8 @@ class _Session:
         if not self.place.is_chief:
             return None
         final = {**best["metrics"], **tested}
-        self._write_package(final)
+        with self.training.judged():
+            self._write_package(final)
         metric = self.config.train.metric
         return {
             "name": self.config.name,
@@ -130,8 +131,9 @@ class _Session:
             "final": final,
             "num_workers": self.place.num_workers,
             "global_batch_size": self.config.data.global_batch_size,
-            "epochs": self.plan.epochs,
-            "steps": self.plan.total_steps,
+            "epochs": self.position.epoch,
+            "steps": self.position.step,
+            "stopped_early": self.position.stopped,
             "examples_per_s": self.folder.metrics()[-1]["examples_per_s"],
             "prefix_cache": {"used": False, "reason": "activations are not cached", "build_s": 0.0, "bytes": 0},
             "package": self.folder.package.uri,
@@ -161,6 +163,8 @@ class _Chief:
     def __init__(self, session: _Session, observer: Observer) -> None:
         self._session = session
         self._observer = observer
+        # Of the steps that come next; the position's may have dropped at the end of an epoch.
+        self._plateau_factor = session.position.waiting.plateau_factor
         self.stop_requested = False
         config, plan, train_size = session.config, session.plan, session.dataset.size("train")
         size, per_epoch = config.data.global_batch_size, plan.steps_per_epoch
@@ -172,7 +176,7 @@ class _Chief:
             log_every_steps=config.train.log_every_steps,
             examples_per_step=lambda step: min(size, train_size - step % per_epoch * size),
             learning_rate=lambda step: float(
-                learning_rate(config.optim, tf.constant(step, tf.int64), plan.total_steps)
+                learning_rate(config.optim, tf.constant(step, tf.int64), plan.total_steps, self._plateau_factor)
             ),
         )
         self._tell(float("nan"), {})
@@ -184,6 +188,7 @@ class _Chief:
         if progress.stopping or session.plan.is_pause(progress.step):
             self._journal.flush()
             session.checkpoints.save(session.task, replace(session.position, unlogged=self._journal.unlogged))
+        self._plateau_factor = session.position.waiting.plateau_factor
         self._tell(float(progress.losses[-1]), progress.metrics or {})
 
     def _tell(self, loss: float, metrics: dict[str, float]) -> None:

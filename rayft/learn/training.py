@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from rayft.config import RunConfig
+from rayft.learn.average import EpochAverage
 from rayft.learn.batches import Batches
 from rayft.learn.checkpoint import Position
 from rayft.learn.evaluate import make_evaluate
 from rayft.learn.loop import Plan, Progress, compile_steps, train_epochs
 from rayft.learn.metrics import is_better
+from rayft.learn.patience import Waiting
 from rayft.learn.place import Place
+from rayft.learn.statistics import make_statistics
 from rayft.learn.step import Task
 
 
@@ -40,23 +45,27 @@ class Training:
         self._config = config
         self._batches = batches
         self._run_steps = compile_steps(task)
+        self._statistics = make_statistics(task, place.alive)
         self._evaluate = make_evaluate(task, len(batches.dataset.labels), place.alive)
 
     @property
     def is_done(self) -> bool:
-        """Whether no step is left."""
-        return self.position.step == self.plan.total_steps
+        """Whether no step is to be taken any more."""
+        return self.position.stopped or self.position.step == self.plan.total_steps
 
     def go_to(self, position: Position) -> None:
         """Go on from ``position``, whose state the task already holds."""
         self.position = position
+        self.task.updater.set_plateau_factor(position.waiting.plateau_factor)
 
     def run(self, stop_requested: Callable[[], bool] = lambda: False) -> Iterator[Progress]:
         """Take the steps that are left; ``position`` has moved on when a progress is handed over."""
+        if self.is_done:
+            return
         steps = train_epochs(
             self.task,
             self._batches.train(self.position.step),
-            lambda: self.evaluate("validation"),
+            self._finish_epoch,
             replace(self.plan, start_step=self.position.step),
             stop_requested=stop_requested,
             run_steps=self._run_steps,
@@ -64,17 +73,51 @@ class Training:
         for progress in steps:
             self._advance(progress)
             yield progress
+            # The metrics, and so the decision, are the same on every rank.
+            if self.position.stopped:
+                return
+
+    def judged(self) -> contextlib.AbstractContextManager[None]:
+        """Return a context in which the network holds the weights to evaluate and to keep."""
+        return self.task.average.in_network() if self.task.average else contextlib.nullcontext()
 
     def evaluate(self, split: str) -> dict[str, float]:
         """Return the metrics of a split; empty where the split is. A collective."""
         if self._batches.dataset.size(split) == 0:
             return {}
-        return self._evaluate(self._batches.evaluation(split))
+        with self.judged():
+            return self._evaluate(self._batches.evaluation(split))
+
+    def _finish_epoch(self) -> dict[str, float]:
+        """Average the weights where that is due; returns the validation metrics. A collective."""
+        average, epochs_before = self.task.average, self._config.train.swa.start_fraction * self.plan.epochs
+        # ``position`` is still that of the epoch before.
+        if isinstance(average, EpochAverage) and self.position.epoch >= math.floor(epochs_before):
+            average.add()
+            if self.task.statistics:
+                with average.in_network():
+                    # Any epoch's batches would do; those of the first are the same after a resumption.
+                    values = self._statistics(self._batches.train(), self.plan.steps_per_epoch)
+                average.set_statistics(values)
+        return self.evaluate("validation")
 
     def _advance(self, progress: Progress) -> None:
-        epoch, best = progress.step // self.plan.steps_per_epoch, self.position.best
+        epoch, best, waiting = progress.step // self.plan.steps_per_epoch, self.position.best, self.position.waiting
         if progress.metrics:
+            waiting = self._wait(progress.metrics[self._config.train.metric])
             earlier = best["metrics"] if best else None
             if is_better(self._config.train.metric, progress.metrics, earlier):
                 best = {"epoch": epoch, "step": progress.step, "metrics": progress.metrics}
-        self.position = Position(epoch, progress.step, best)
+        patience = self._config.train.early_stopping.patience
+        stopped = patience is not None and waiting.stopping.waited >= patience
+        self.go_to(Position(epoch, progress.step, best, waiting=waiting, stopped=stopped))
+
+    def _wait(self, value: float) -> Waiting:
+        """Return how long has been waited for the validation metric once it has a new value."""
+        waiting, metric = self.position.waiting, self._config.train.metric
+        stopping = waiting.stopping.after(metric, value, self._config.train.early_stopping.min_delta)
+        options = self._config.optim.schedule_options
+        plateau, factor = waiting.plateau.after(metric, value, options.min_delta), waiting.plateau_factor
+        if plateau.waited >= options.patience:
+            plateau, factor = replace(plateau, waited=0), max(factor * options.gamma, options.min_fraction)
+        return Waiting(stopping, plateau, factor)

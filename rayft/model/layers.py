@@ -30,6 +30,8 @@ class ReplicaBatch:
         seed: Seed of the run.
         global_batch_size: Examples per step, summed over replicas.
         gather: Maps a vector [k] to all replicas' vectors [replicas, k], differentiably.
+        may_be_empty: Whether all replicas together may hold nothing but padding.
+        moments: Receives (layer, mean, variance, values averaged over) of each BatchNormalization that trains.
     """
 
     position: tf.Tensor
@@ -38,6 +40,8 @@ class ReplicaBatch:
     seed: int
     global_batch_size: int
     gather: Callable[[tf.Tensor], tf.Tensor]
+    may_be_empty: bool = False
+    moments: list[tuple[Any, tf.Tensor, tf.Tensor, tf.Tensor]] | None = None
 
 
 _current: contextvars.ContextVar[ReplicaBatch | None] = contextvars.ContextVar("replica_batch", default=None)
@@ -111,9 +115,19 @@ class BatchNormalization(keras.layers.BatchNormalization):
         parts = batch.gather(tf.concat([local_mean, local_squares, count[None]], axis=0))
         means, squares, counts = tf.split(parts, [tf.size(local_mean), tf.size(local_mean), 1], axis=1)
         total = tf.reduce_sum(counts)
-        mean = tf.reduce_sum(counts * means, axis=0) / total
-        variance = tf.reduce_sum(squares + counts * tf.square(means - mean), axis=0) / total
-        return mean, variance
+        divisor = tf.maximum(total, 1) if batch.may_be_empty else total
+        mean = tf.reduce_sum(counts * means, axis=0) / divisor
+        variance = tf.reduce_sum(squares + counts * tf.square(means - mean), axis=0) / divisor
+        if batch.moments is not None:
+            batch.moments.append((self, mean, variance, total))
+        if not batch.may_be_empty:
+            return mean, variance
+        # Then the moving averages move to where they are.
+        old = (self.moving_mean, self.moving_variance)
+        return tuple(
+            tf.where(total > 0, new, tf.cast(each.value, new.dtype))
+            for new, each in zip((mean, variance), old, strict=True)
+        )
 
 
 def worker_invariant(model: keras.Model) -> keras.Model:
@@ -124,6 +138,16 @@ def worker_invariant(model: keras.Model) -> keras.Model:
 def portable(model: keras.Model) -> keras.Model:
     """Clone ``model`` with the same weights in plain Keras layers, which load without rayft."""
     return _replace(model, _to_plain)
+
+
+def training_statistics(model: keras.Model) -> list[Any]:
+    """Return moving mean and variance of each BatchNormalization that trains, in the order of the layers."""
+    layers = [layer for layer in model._flatten_layers(include_self=False) if _has_training_statistics(layer)]
+    return [variable for layer in layers for variable in (layer.moving_mean, layer.moving_variance)]
+
+
+def _has_training_statistics(layer: Any) -> bool:
+    return isinstance(layer, keras.layers.BatchNormalization) and layer.trainable
 
 
 def worker_dependent_layers(model: keras.Model) -> list[str]:

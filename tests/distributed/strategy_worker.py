@@ -53,7 +53,7 @@ def main() -> None:
         config = parse_config(tree)
         started = time.process_time()
         # Tracing a pipeline takes longer than such a run.
-        key = repr((config.data, config.seed, config.train.epochs))
+        key = repr((config.data, config.seed, config.train.epochs, config.train.accumulate_steps))
         if key not in batches:
             batches[key] = Batches(subset(open_dataset(config)), config, (setting["side"],) * 2, place)
         traces[name] = run_case(config, batches[key].dataset, place, strategy, batches[key])

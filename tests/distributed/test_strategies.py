@@ -36,6 +36,26 @@ BASE = {
 CASES = {
     "plain": {},
     "first block frozen": {"freeze.depth": 1},
+    "one cycle": {"optim.schedule": "one_cycle"},
+    "plateau": {
+        "optim.schedule": "plateau",
+        "optim.schedule_options.patience": 1,
+        "optim.schedule_options.min_delta": 10.0,
+    },
+    "layer decay": {"optim.layer_decay": 0.5, "optim.head_multiplier": 2.0, "optim.weight_decay": 0.01},
+    "L2-SP": {"train.l2_sp.alpha": 0.1, "train.l2_sp.beta": 0.01, "optim.clip_norm": 0.5},
+    "accumulation": {"train.accumulate_steps": 3},
+    "EMA": {"train.ema.decay": 0.9},
+    "SWA": {"train.swa.start_fraction": 0.4},
+    "SAM": {"optim.sam.rho": 0.05},
+    "SAM, accumulation, EMA, Lamb": {
+        "optim.name": "lamb",
+        "optim.sam.rho": 0.1,
+        "train.accumulate_steps": 2,
+        "train.ema.decay": 0.99,
+        "optim.layer_decay": 0.8,
+    },
+    "early stopping": {"train.early_stopping.patience": 1, "train.early_stopping.min_delta": 10.0},
 }
 
 
