@@ -152,7 +152,7 @@ class TrainConfig(Section):
         "float32", description="Number format of activations; float64 is for proofs of parity."
     )
     accumulate_steps: int = Field(
-        1, ge=1, le=65536, description="Parts that each batch is computed in, one after the other, to save memory."
+        1, ge=1, le=1024, description="Parts that each batch is computed in, one after the other, to save memory."
     )
     l2_sp: L2SpConfig = Field(L2SpConfig(), description="Decay towards the pretrained weights.")
     ema: EmaConfig = Field(EmaConfig(), description="Moving average of the weights.")

@@ -162,10 +162,12 @@ class Task:
 
     def part_of(self, batch: Batch, index: tf.Tensor | int) -> Batch:
         """Return one of ``train.accumulate_steps`` parts of a replica's slice; the pipeline lays them in a row."""
-        size = batch["label"].shape[0] // self.parts
-        return {
-            key: value[index * size : (index + 1) * size] if value.shape.rank else value for key, value in batch.items()
-        }
+
+        def take(value: tf.Tensor) -> tf.Tensor:
+            size = value.shape[0] // self.parts
+            return tf.reshape(value, [self.parts, size, *value.shape[1:]])[index]
+
+        return {key: take(value) if value.shape.rank else value for key, value in batch.items()}
 
     def _step_in_parts(self, batch: Batch) -> tf.Tensor:
         """Sum gradients over parts of the batch before the update; with sharpness-aware minimisation, twice."""
@@ -189,11 +191,19 @@ class Task:
         if self.parts == 1:
             return self._collect_part(batch)
 
-        def add_part(index: tf.Tensor, total: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-            return index + 1, total + self._collect_part(self.part_of(batch, index))
+        def add_part(index: tf.Tensor | int, total: tf.Tensor) -> tuple[tf.Tensor | int, tf.Tensor]:
+            # One part after the other, else all would be in memory at once.
+            with tf.control_dependencies([total]):
+                return index + 1, total + self._collect_part(self.part_of(batch, index))
 
-        start = (tf.constant(0), tf.zeros([self.updater.size + 1], self.variables[0].dtype))
-        return tf.while_loop(lambda index, total: index < self.parts, add_part, start, parallel_iterations=1)[1]
+        total = tf.zeros([self.updater.size + 1], self.variables[0].dtype)
+        if not self.statistics and self._step is train_step:
+            start = (tf.constant(0), total)
+            return tf.while_loop(lambda index, _: index < self.parts, add_part, start, parallel_iterations=1)[1]
+        # TensorFlow allows no collective inside a loop, and these steps may have some.
+        for index in range(self.parts):
+            total = add_part(index, total)[1]
+        return total
 
     def _collect_part(self, part: Batch) -> tf.Tensor:
         self._collected = []
