@@ -175,8 +175,8 @@ class Task:
         gradient, loss = total[:-1], total[-1]
         if self._rho:
             # The sum over all replicas decides the direction, so that it is the same on any number of them.
-            norm = tf.norm(gradient)
-            uphill = gradient * (tf.cast(self._rho, gradient.dtype) / tf.maximum(norm, np.finfo("float32").tiny))
+            length = tf.maximum(tf.norm(gradient), np.finfo("float32").tiny)
+            uphill = gradient * (tf.constant(self._rho, gradient.dtype) / length)
             before = [tf.identity(variable.value) for variable in self.statistics]
             self.updater.write(self.updater.weights() + uphill)
             gradient = self.all_reduce(self._collect(batch))[:-1]

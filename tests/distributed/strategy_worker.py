@@ -58,9 +58,9 @@ def main() -> None:
             batches[key] = Batches(subset(open_dataset(config)), config, (setting["side"],) * 2, place)
         traces[name] = run_case(config, batches[key].dataset, place, strategy, batches[key])
         seconds[name] = round(time.process_time() - started, 1)
+        if rank == 0:
+            (folder / "traces.pickle").write_bytes(pickle.dumps(traces))
     print(f"rank {rank} of {len(addresses)}: {time.process_time():.0f} s of CPU, {seconds}")
-    if rank == 0:
-        (folder / "traces.pickle").write_bytes(pickle.dumps(traces))
 
 
 if __name__ == "__main__":

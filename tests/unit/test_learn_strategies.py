@@ -36,7 +36,7 @@ def make_task(backbone, **changes):
         "data": {"source": "none", "global_batch_size": BATCH},
         "model": {"backbone": backbone, "dropout": 0},
         "freeze": {"depth": 0},
-        "optim": {"name": "sgd", "learning_rate": 0.1, "schedule": "constant", "warmup_fraction": 0},
+        "optim": {"name": "sgd", "learning_rate": 0.125, "schedule": "constant", "warmup_fraction": 0},
         "train": {"precision": "float64"},
     }
     for name, values in changes.items():
@@ -100,7 +100,7 @@ def test_l2_sp_adds_its_closed_form_to_loss_and_gradient(backbone):
     )
     run(task, batches[0])
     # At the pretrained weights nothing pulls but on the new ones.
-    first = start - 0.1 * (gradient_at(plain, batches[0], start) + np.where(pretrained, 0, 0.25 * start))
+    first = start - 0.125 * (gradient_at(plain, batches[0], start) + np.where(pretrained, 0, 0.25 * start))
     np.testing.assert_allclose(flat(task), first, rtol=1e-9, atol=1e-12)
     (loss,) = run(task, batches[1])
     plain.updater._weights[0].assign(first)
@@ -109,7 +109,7 @@ def test_l2_sp_adds_its_closed_form_to_loss_and_gradient(backbone):
     penalty = 0.25 * np.sum((first - start)[pretrained] ** 2) + 0.125 * np.sum(first[~pretrained] ** 2)
     assert loss == pytest.approx(bare + penalty, rel=1e-9)
     pull = np.where(pretrained, 0.5 * (first - start), 0.25 * first)
-    np.testing.assert_allclose(flat(task), flat(plain) - 0.1 * pull, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(flat(task), flat(plain) - 0.125 * pull, rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("real", [6, 5, 1])
@@ -142,14 +142,14 @@ def test_sharpness_aware_minimisation_takes_the_gradient_uphill(backbone):
     uphill = gradient_at(plain, batch, start + 0.05 * here / np.linalg.norm(here))
     assert np.linalg.norm(uphill - here) > 1e-6
     assert run(task, batch) == pytest.approx(run(plain, batch), rel=1e-12)
-    np.testing.assert_allclose(flat(task), start - 0.1 * uphill, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(flat(task), start - 0.125 * uphill, rtol=1e-9, atol=1e-12)
     shown = np.concatenate([np.ravel(task.variables[index].numpy()) for index in task.updater.order])
     np.testing.assert_array_equal(shown, flat(task))
 
 
 def test_sharpness_aware_minimisation_on_a_quadratic(backbone):
     # For loss a/2 |w|^2 the gradient uphill is a (w + rho w / |w|).
-    a, rho, rate = 0.3, 0.5, 0.1
+    a, rho, rate = 0.3, 0.5, 0.125
     task = make_task(backbone, optim={"sam": {"rho": rho}})
 
     def quadratic(task, batch):
