@@ -3,25 +3,31 @@
 from rayft.config.cluster import ClusterConfig
 from rayft.config.data import AugmentConfig, ColumnsConfig, DataConfig
 from rayft.config.files import dump_config, json_schema, load_config, parse_config
-from rayft.config.model import FreezeConfig, ModelConfig
+from rayft.config.model import AdapterConfig, FreezeConfig, ModelConfig, PhaseConfig, is_head_only
 from rayft.config.prefix import PrefixCacheConfig
 from rayft.config.run import RunConfig
-from rayft.config.train import BLOCKS_RATE, HEAD_RATE, OptimConfig, TrainConfig
+from rayft.config.section import is_auto
+from rayft.config.train import BLOCKS_RATE, HEAD_RATE, DistillConfig, OptimConfig, TrainConfig
 
 __all__ = [
     "BLOCKS_RATE",
     "HEAD_RATE",
+    "AdapterConfig",
     "AugmentConfig",
     "ClusterConfig",
     "ColumnsConfig",
     "DataConfig",
+    "DistillConfig",
     "FreezeConfig",
     "ModelConfig",
     "OptimConfig",
+    "PhaseConfig",
     "PrefixCacheConfig",
     "RunConfig",
     "TrainConfig",
     "dump_config",
+    "is_auto",
+    "is_head_only",
     "json_schema",
     "load_config",
     "parse_config",

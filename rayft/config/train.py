@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -11,6 +11,22 @@ from rayft.config.section import ImportPath, Section
 # A rate that suits a new head would undo what pretrained blocks know.
 HEAD_RATE = 3e-3
 BLOCKS_RATE = 3e-4
+ADAPTER_RATE = 1e-3
+
+
+if TYPE_CHECKING:
+    # auto is settled before any other code reads the field.
+    Rate = float
+else:
+    Rate = Annotated[float, Field(gt=0, le=1000)] | Literal["auto"]
+
+
+class DistillConfig(Section):
+    """A trained network whose answers are a part of the loss (arXiv:1503.02531)."""
+
+    teacher: str = Field(min_length=1, description="Folder of a package or of a finished run, or a .keras file.")
+    temperature: float = Field(2.0, gt=0, le=1000, description="Divides the logits of both; larger is softer.")
+    weight: float = Field(0.5, gt=0, le=1, description="Part of the loss that the teacher gives; labels give the rest.")
 
 
 # Which settings shape which schedule.
@@ -64,11 +80,10 @@ class OptimConfig(Section):
     """How gradients become updates."""
 
     name: str = Field("adam", min_length=1, description="A Keras optimizer's name, or module:function.")
-    learning_rate: float = Field(
+    learning_rate: Rate = Field(
         HEAD_RATE,
-        gt=0,
-        le=1000,
-        description="Peak learning rate; not given: 0.003 where the head trains alone, 0.0003 where blocks train too.",
+        description="Peak learning rate, or auto for a range test; not given: 0.003 where the head trains alone, "
+        "0.001 for adapters, 0.0003 where blocks train too.",
     )
     schedule: Literal[
         "constant", "cosine", "linear", "step", "exponential", "one_cycle", "cosine_restarts", "plateau"
@@ -143,6 +158,7 @@ class TrainConfig(Section):
     loss: Literal["cross_entropy", "focal"] | ImportPath = Field(
         "cross_entropy", description="cross_entropy, focal, or module:function (see examples/digits)."
     )
+    distill: DistillConfig | None = Field(None, description="Learn from a teacher as well as from labels.")
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="Probability moved from the label to all classes.")
     step: ImportPath | None = Field(None, description="Own training step, module:function; empty means the built-in.")
     metric: Literal["accuracy", "top5", "macro_f1", "log_loss", "ece"] = Field(

@@ -12,7 +12,7 @@ from rayft.distributed.cluster import connect
 from rayft.distributed.group import OnProgress, run_group
 from rayft.distributed.worker import run_worker
 from rayft.errors import DataError, RayftError
-from rayft.runs import RunFolder
+from rayft.runs import RunFolder, with_choices
 
 
 def train(config: RunConfig, *, fresh: bool = False, on_progress: OnProgress = lambda state: None) -> dict[str, Any]:
@@ -35,6 +35,7 @@ def train(config: RunConfig, *, fresh: bool = False, on_progress: OnProgress = l
     folder = RunFolder.of(config)
     folder.storage.check_writable()
     if not fresh:
+        config = with_choices(config, folder.choices())
         status = folder.status(config)
         if status == "finished":
             return {**(folder.result() or {}), "already_finished": True}

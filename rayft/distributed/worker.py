@@ -130,7 +130,8 @@ def _session(
     from rayft.learn.session import run_session
 
     alive()
-    place = Place(rank, num_workers, ray.train.collective.broadcast_from_rank_zero, alive)
+    local_workers = ray.train.get_context().get_local_world_size()
+    place = Place(rank, num_workers, ray.train.collective.broadcast_from_rank_zero, alive, local_workers)
     result = run_session(config, dataset, place, lambda state: ray.get(monitor.update.remote(state)), strategy)
     if result is not None:
         ray.get(monitor.finish.remote(result))

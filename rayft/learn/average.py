@@ -38,6 +38,16 @@ class Average:
         self._count = keras.Variable(0, trainable=False, dtype="int32", name="averaged")
         self.state = [self._weights, *self._own_statistics, self._count]
 
+    def carry_state(self, earlier: Average) -> None:
+        """Go on from the average of an earlier phase; what joins has not moved yet, and so is its own average."""
+        merged = self._updater.merge(earlier._updater, self._weights.numpy(), earlier._weights.numpy())
+        self._weights.assign(merged)
+        known = {id(each): own for each, own in zip(earlier._statistics, earlier._own_statistics, strict=True)}
+        for each, own in zip(self._statistics, self._own_statistics, strict=True):
+            if id(each) in known:
+                own.assign(known[id(each)])
+        self._count.assign(earlier._count)
+
     @contextlib.contextmanager
     def in_network(self) -> Iterator[None]:
         """Let the network compute with the average inside the block, and with its own weights behind it."""

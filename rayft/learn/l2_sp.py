@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import tensorflow as tf
 
 from rayft.learn.optimizer import Updater
@@ -15,17 +16,25 @@ class L2Sp:
     Source: Li, Grandvalet and Davoine 2018, arXiv:1802.01483, equation 4.
     """
 
-    def __init__(self, updater: Updater, strengths: Sequence[float], pretrained: Sequence[bool]) -> None:
-        """Take the weights that the updater holds now for the pretrained ones.
+    def __init__(
+        self,
+        updater: Updater,
+        strengths: Sequence[float],
+        pretrained: Sequence[bool],
+        initial: np.ndarray | None = None,
+    ) -> None:
+        """Take the weights that the updater holds now for the pretrained ones, unless others are given.
 
         Args:
             updater: Holds the trainable weights.
             strengths: alpha or beta of each variable.
-            pretrained: Whether the variable is pulled to its present value, else to zero.
+            pretrained: Whether the variable is pulled to its pretrained value, else to zero.
+            initial: The pretrained values float [n], in the updater's order.
         """
         self._updater = updater
         self._strength = updater.spread(strengths)
-        self._target = tf.identity(updater.weights()) * updater.spread([float(value) for value in pretrained])
+        start = tf.identity(updater.weights()) if initial is None else tf.constant(initial, updater.weights().dtype)
+        self._target = start * updater.spread([float(value) for value in pretrained])
         self._compute = tf.function(self._penalty_and_gradient, autograph=False, jit_compile=True)
 
     def add(self, gradient: tf.Tensor, loss: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import operator
+from collections.abc import Callable, Iterator, Sequence
 
 import keras
 import numpy as np
@@ -104,6 +106,9 @@ class Updater:
         local: list[tf.Variable],
         total_steps: int,
         rate_factors: Sequence[float] | None = None,
+        *,
+        phase_factor: float = 1.0,
+        late: bool = False,
     ) -> None:
         """Build the optimizer's state.
 
@@ -113,9 +118,12 @@ class Updater:
             local: This replica's component of each of them.
             total_steps: Steps of the whole run, for the schedule.
             rate_factors: Factor of the learning rate of each variable; all 1 where not given.
+            phase_factor: Factor of this phase on the learning rate.
+            late: Some of the variables may have joined after the first update.
         """
         self._config = config
         self._total_steps = total_steps
+        self._phase_factor = phase_factor
         self._optimizer = get_optimizer(config)
         decayed = [index for index, variable in enumerate(variables) if _decays(variable)]
         spared = [index for index in range(len(variables)) if index not in set(decayed)]
@@ -138,11 +146,50 @@ class Updater:
                 for index, target in enumerate(self._targets)
             ]
         self._optimizer.build(self._weights)
+        # Updates that were over when each variable joined, in ``order``.
+        self._joined = keras.Variable(np.zeros(len(local), "int64"), trainable=False, name="joined") if late else None
 
     @property
     def state(self) -> list[keras.Variable]:
         """The optimizer's own variables, learning rate left out."""
-        return [v for v in self._optimizer.variables if v is not self._optimizer._learning_rate]
+        own = [v for v in self._optimizer.variables if v is not self._optimizer._learning_rate]
+        return own if self._joined is None else [*own, self._joined]
+
+    def carry_state(self, earlier: Updater) -> None:
+        """Take over what an earlier phase knows of the variables that it trained; the others start fresh.
+
+        An optimizer that corrects its moments for their start, as Adam does, counts the updates of each
+        variable from its own first one.
+        """
+        assert self._joined is not None, "built as late"
+        self._optimizer.iterations.assign(earlier._optimizer.iterations)
+        places = self._places(earlier)
+        now = int(earlier._optimizer.iterations.numpy())
+        joined = np.zeros(len(earlier._targets), "int64") if earlier._joined is None else earlier._joined.numpy()
+        self._joined.assign(np.array([now if place is None else joined[place] for place in places]))
+        for own, theirs in zip(_slots(self._optimizer), _slots(earlier._optimizer), strict=True):
+            if self._flat:
+                own[0].assign(self.merge(earlier, own[0].numpy(), theirs[0].numpy()))
+            else:
+                for slot, place in zip(own, places, strict=True):
+                    if place is not None and slot is not None and theirs[place] is not None:
+                        slot.assign(theirs[place])
+        if isinstance(self._optimizer, keras.optimizers.Nadam):
+            vars(self._optimizer)["_u_product"].assign(vars(earlier._optimizer)["_u_product"])
+
+    def merge(self, earlier: Updater, own: np.ndarray, theirs: np.ndarray) -> np.ndarray:
+        """Return ``own`` [size] with the values that ``earlier`` has, ``theirs``, of variables that both have."""
+        parts = np.split(own, np.cumsum(self._sizes)[:-1])
+        known = np.split(theirs, np.cumsum(earlier._sizes)[:-1])
+        places = self._places(earlier)
+        return np.concatenate(
+            [part if place is None else known[place] for part, place in zip(parts, places, strict=True)]
+        )
+
+    def _places(self, earlier: Updater) -> list[int | None]:
+        """For each variable, in ``order``, where an earlier updater has it."""
+        before = {id(target): index for index, target in enumerate(earlier._targets)}
+        return [before.get(id(target)) for target in self._targets]
 
     @property
     def size(self) -> int:
@@ -168,7 +215,7 @@ class Updater:
     def learning_rate(self, step: tf.Tensor) -> tf.Tensor:
         """Return the rate of a step, which the factors of the variables leave out."""
         factor = 1.0 if self._plateau_factor is None else self._plateau_factor
-        return learning_rate(self._config, step, self._total_steps, factor)
+        return self._phase_factor * learning_rate(self._config, step, self._total_steps, factor)
 
     def set_plateau_factor(self, factor: float) -> None:
         """Say what drops on the validation metric have left of the rate."""
@@ -217,22 +264,59 @@ class Updater:
             decayed = tf.fill([self._decayed_size], keep) if keep.shape.rank == 0 else keep[: self._decayed_size]
             spared = tf.ones([self.size - self._decayed_size], gradient.dtype)
             weights.assign(weights * tf.concat([decayed, spared], axis=0))
-        self._optimizer.update_step(gradient, weights, rate)
+        with self._counting(self._for_each_element):
+            self._optimizer.update_step(gradient, weights, rate)
 
     def _update_each(self, gradient: tf.Tensor, rate: tf.Tensor) -> None:
         before = 0
         factors = self._rate_factors or [1.0] * len(self._weights)
         parts = tf.split(gradient, self._sizes)
-        for weight, target, part, factor in zip(self._weights, self._targets, parts, factors, strict=True):
+        each = zip(self._weights, self._targets, parts, factors, strict=True)
+        for index, (weight, target, part, factor) in enumerate(each):
             own_rate = rate if factor == 1 else rate * factor
             if self._config.weight_decay and before < self._decayed_size:
                 weight.assign(weight * (1 - own_rate * self._config.weight_decay))
             before += int(np.prod(target.shape))
-            self._optimizer.update_step(tf.reshape(part, target.shape), weight, own_rate)
+            with self._counting(operator.itemgetter(index)):
+                self._optimizer.update_step(tf.reshape(part, target.shape), weight, own_rate)
             target.assign(weight.value)
+
+    def _for_each_element(self, joined: tf.Tensor) -> tf.Tensor:
+        return tf.concat([tf.fill([size], joined[index]) for index, size in enumerate(self._sizes)], axis=0)
+
+    @contextlib.contextmanager
+    def _counting(self, joined_of: Callable[[tf.Tensor], tf.Tensor]) -> Iterator[None]:
+        """Let the optimizer count the updates of late variables from when they joined."""
+        count = self._optimizer._iterations
+        if self._joined is None:
+            yield
+            return
+        # A plain attribute: Keras would track a tensor that is assigned.
+        vars(self._optimizer)["_iterations"] = count.value - tf.cast(joined_of(self._joined.value), count.dtype)
+        try:
+            yield
+        finally:
+            vars(self._optimizer)["_iterations"] = count
 
     def _concatenated(self) -> np.ndarray:
         return np.concatenate([target.numpy().ravel() for target in self._targets])
+
+
+def _slots(optimizer: keras.optimizers.Optimizer) -> list[list[keras.Variable | None]]:
+    """The optimizer's lists of one variable for each weight."""
+    size = len(optimizer._trainable_variables)
+    lists = [
+        value
+        for name, value in sorted(vars(optimizer).items())
+        if isinstance(value, list) and len(value) == size and name != "_variables"
+    ]
+    mine = {id(variable) for variable in optimizer.variables}
+    return [
+        values
+        for values in lists
+        if all(value is None or isinstance(value, keras.Variable) for value in values)
+        and any(id(value) in mine for value in values)
+    ]
 
 
 def _decays(variable: keras.Variable) -> bool:

@@ -11,13 +11,15 @@ import numpy as np
 import pyarrow as pa
 import tensorflow as tf
 
-from rayft.config import AugmentConfig, RunConfig
+from rayft.config import BLOCKS_RATE, AugmentConfig, RunConfig, is_auto
 from rayft.data.dataset import Dataset
 from rayft.learn.batches import Batches
 from rayft.learn.checkpoint import Position, dump_state, load_state
 from rayft.learn.digest import digest
+from rayft.learn.distill import Teacher
 from rayft.learn.loop import Plan
 from rayft.learn.optimizer import Updater
+from rayft.learn.phased import Phased
 from rayft.learn.place import Place
 from rayft.learn.step import Task, state_variables
 from rayft.learn.training import Training
@@ -79,6 +81,11 @@ def run_cases(
         "float32, head only": ("float32", "all", "frozen"),
         "float32, unfrozen": ("float32", depth, "frozen"),
     }
+    if config.model.adapter is not None:
+        # Adapters keep the statistics of BatchNorm, and lie in blocks that are not frozen.
+        cases = {name: case for name, case in cases.items() if case[1] != "all" and case[2] != "trainable"}
+    if config.freeze.schedule or config.freeze.head_first_epochs or config.freeze.gradual:
+        cases["float64, head first"] = ("float64", depth, "frozen")
     shrunk = shrink(config, side)
     image_size = (side, side) if isinstance(side, int) else side or default_image_size(config.model)
     batches = Batches(dataset, shrunk, image_size, place)
@@ -88,6 +95,8 @@ def run_cases(
         tree = shrunk.model_dump()
         tree["train"]["precision"] = precision
         tree["freeze"] = {"depth": frozen, "batch_norm": batch_norm}
+        if name.endswith("head first"):
+            tree["freeze"]["head_first_epochs"] = 1
         if frozen == "all":
             # These treat blocks that train apart; there is none.
             tree["optim"] |= {"layer_decay": 1.0, "head_multiplier": 1.0}
@@ -106,6 +115,9 @@ def shrink(config: RunConfig, side: int | tuple[int, int] | None) -> RunConfig:
     tree["data"] |= {"global_batch_size": BATCH, "image_size": side}
     if config.data.augment == AugmentConfig():
         tree["data"]["augment"] = AUGMENT.model_dump()
+    if is_auto(config.optim.learning_rate):
+        tree["optim"]["learning_rate"] = BLOCKS_RATE
+    tree["freeze"] |= {"schedule": (), "head_first_epochs": 0, "gradual": 0}
     tree["optim"]["clip_norm"] = config.optim.clip_norm or 0.1
     tree["train"] |= {
         "epochs": EPOCHS,
@@ -133,18 +145,22 @@ def run_case(
     plan = Plan(batches.steps_per_epoch, config.train.epochs, checkpoint_every_steps=cut)
     with strategy.scope():
         network = build_network(config, len(dataset.labels))
-        task = Task(config, network, total_steps=plan.total_steps)
-    recorder = _GradientRecorder(task)
-    training = Training(config, task, batches, place, plan)
+    teacher = Teacher(config.train.distill, dataset.labels) if config.train.distill else None
+    phased = Phased(config, network, plan, strategy, teacher)
+    recorder = _GradientRecorder(phased.task)
+    head_only = phased.network.frozen_depth == len(phased.network.blocks)
+    training = Training(config, phased, batches, place, plan)
     losses, states = _train(training, place)
     end, metrics = _end_of(training), training.evaluate("validation")
-    own = digest(state_variables(task))
+    own = digest(state_variables(training.task))
     same = place.broadcast(own) == own
     position, state = states[cut]
-    load_state(task, state)
+    training.enter_phase_of(position.step)
+    load_state(training.task, state)
     training.go_to(position)
     again, _ = _train(training, place)
     differs = _end_of(training) != end or again != losses[position.step :]
+    task = training.task
     examples = _own_examples(batches)
     agreed = _over_replicas(task, [float(not same), float(differs), examples])
     return Trace(
@@ -155,7 +171,7 @@ def run_case(
         same_on_all_ranks=bool(agreed[0] == 0),
         resumed_equal=bool(agreed[1] == 0),
         examples_per_epoch=float(agreed[2]),
-        head_only=network.frozen_depth == len(network.blocks),
+        head_only=head_only,
     )
 
 

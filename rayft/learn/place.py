@@ -18,12 +18,14 @@ class Place:
         num_workers: Processes, one replica each.
         broadcast: Gives every rank the chief's small value; a barrier.
         alive: Called whenever something was got done, for the watchdog.
+        local_workers: Processes that share this machine's memory.
     """
 
     rank: int
     num_workers: int
     broadcast: Callable[[Any], Any]
     alive: Callable[[], None]
+    local_workers: int = 1
 
     @property
     def is_chief(self) -> bool:

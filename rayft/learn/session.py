@@ -11,23 +11,28 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from rayft.config import RunConfig
+from rayft.config import RunConfig, is_auto
 from rayft.data.dataset import Dataset
+from rayft.data.notices import accuracy_notice
 from rayft.data.pipeline import find_undecodable
 from rayft.errors import DataError
 from rayft.learn.batches import Batches
 from rayft.learn.checkpoint import Checkpoints, Position
 from rayft.learn.digest import digest
+from rayft.learn.distill import Teacher
 from rayft.learn.journal import Journal
 from rayft.learn.loop import Plan, Progress
+from rayft.learn.phased import Phased
 from rayft.learn.place import Place
+from rayft.learn.remarks import start_notices
 from rayft.learn.schedule import learning_rate
+from rayft.learn.settle import settle_batch_size, settle_rate
 from rayft.learn.step import Task, state_variables
 from rayft.learn.training import Training
 from rayft.model.layers import portable
 from rayft.model.network import Network, build_network
 from rayft.package import write_package
-from rayft.runs import RunFolder
+from rayft.runs import BATCH_SIZE, RATE, RunFolder, with_choices
 
 Observer = Callable[[dict[str, Any]], bool]
 
@@ -51,6 +56,13 @@ def run_session(
         RunFailed: The loss is not finite, or the ranks differ.
         DataError: A picture cannot be decoded.
     """
+    folder = RunFolder.of(config)
+    # Barrier: what an earlier start of this run chose holds.
+    config = with_choices(config, place.broadcast(folder.choices() if place.is_chief else None))
+    if is_auto(config.data.global_batch_size):
+        config = settle_batch_size(config, len(dataset.labels), dataset.size("train"), place, strategy)
+        if place.is_chief:
+            folder.choose(config, (BATCH_SIZE,))
     session = _Session(config, dataset, place, strategy)
     session.resume()
     if not session.train(observer):
@@ -60,17 +72,36 @@ def run_session(
 
 class _Session:
     def __init__(self, config: RunConfig, dataset: Dataset, place: Place, strategy: tf.distribute.Strategy) -> None:
-        self.config, self.dataset, self.place = config, dataset, place
+        self.dataset, self.place = dataset, place
         self.folder = RunFolder.of(config)
         self.checkpoints = Checkpoints(self.folder.checkpoints, keep=config.train.keep_checkpoints)
-        self.network: Network = build_network(config, len(dataset.labels), strategy)
+        network = build_network(config, len(dataset.labels), strategy)
         threads = max(1, int(config.cluster.cpus_per_worker))
-        batches = Batches(dataset, config, self.network.image_size, place, threads)
+        batches = Batches(dataset, config, network.image_size, place, threads)
         self.plan = Plan(batches.steps_per_epoch, config.train.epochs, 0, config.train.checkpoint_every_steps)
-        self.task = Task(config, self.network, total_steps=self.plan.total_steps, strategy=strategy)
+        teacher = Teacher(config.train.distill, dataset.labels) if config.train.distill else None
+        place.alive()
+        if is_auto(config.optim.learning_rate):
+            steps = self.plan.total_steps
+            config = settle_rate(config, network, batches.train(), steps, place, strategy, teacher)
+            if place.is_chief:
+                self.folder.choose(config, (RATE,))
+        self.config = config
+        self.notices = start_notices(config, network, dataset, self.plan.total_steps)
+        self.phased = Phased(config, network, self.plan, strategy, teacher)
         place.alive()
         place.require_same("pretrained weights", self.task.frozen_sha256)
-        self.training = Training(config, self.task, batches, place, self.plan)
+        self.training = Training(config, self.phased, batches, place, self.plan)
+
+    @property
+    def network(self) -> Network:
+        """The network, in its current phase."""
+        return self.phased.network
+
+    @property
+    def task(self) -> Task:
+        """Loss and update of the current phase."""
+        return self.phased.task
 
     @property
     def position(self) -> Position:
@@ -83,6 +114,7 @@ class _Session:
         # Barrier: the chief chooses, so that all ranks resume from the same checkpoint.
         position = self.place.broadcast(latest) or Position()
         if position.step:
+            self.training.enter_phase_of(position.step)
             self.checkpoints.restore(self.task, position.step)
         self.training.go_to(position)
         if self.place.is_chief:
@@ -115,6 +147,7 @@ class _Session:
         self.place.require_same("trained weights", digest(state_variables(self.task)))
         best = self.position.best or {"epoch": self.position.epoch, "step": self.position.step, "metrics": {}}
         if best["step"] != self.position.step:
+            self.training.enter_phase_of(best["step"])
             self.checkpoints.restore(self.task, best["step"])
         tested = {f"test_{name}": value for name, value in self.training.evaluate("test").items()}
         if not self.place.is_chief:
@@ -123,6 +156,8 @@ class _Session:
         with self.training.judged():
             self._write_package(final)
         metric = self.config.train.metric
+        validated = self.dataset.size("validation")
+        wide = accuracy_notice(best["metrics"]["accuracy"], validated) if validated and best["metrics"] else None
         return {
             "name": self.config.name,
             "status": "finished",
@@ -137,6 +172,8 @@ class _Session:
             "examples_per_s": self.folder.metrics()[-1]["examples_per_s"],
             "prefix_cache": {"used": False, "reason": "activations are not cached", "build_s": 0.0, "bytes": 0},
             "package": self.folder.package.uri,
+            "notices": self.notices if wide is None else [*self.notices, wide],
+            "chosen": self.folder.choices(),
         }
 
     def _write_package(self, metrics: dict[str, float]) -> None:
@@ -175,10 +212,16 @@ class _Chief:
             steps_per_epoch=per_epoch,
             log_every_steps=config.train.log_every_steps,
             examples_per_step=lambda step: min(size, train_size - step % per_epoch * size),
-            learning_rate=lambda step: float(
-                learning_rate(config.optim, tf.constant(step, tf.int64), plan.total_steps, self._plateau_factor)
+            learning_rate=lambda step: (
+                session.phased.rate_factor(step)
+                * float(
+                    learning_rate(config.optim, tf.constant(step, tf.int64), plan.total_steps, self._plateau_factor)
+                )
             ),
+            stage=session.phased.describe,
         )
+        chosen = session.folder.choices()
+        self._notices = [*(f"{name}: auto chose {value:g}" for name, value in chosen.items()), *session.notices]
         self._tell(float("nan"), {})
 
     def record(self, progress: Progress) -> None:
@@ -197,6 +240,8 @@ class _Chief:
         self.stop_requested = self._observer(
             {
                 "phase": "training",
+                "notices": self._notices,
+                **self._session.phased.describe(position.step),
                 "epoch": min(position.step // plan.steps_per_epoch + 1, plan.epochs),
                 "epochs": plan.epochs,
                 "step": position.step,

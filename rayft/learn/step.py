@@ -15,6 +15,7 @@ from rayft.errors import ConfigError
 from rayft.imports import load_object
 from rayft.learn.average import MovingAverage, make_average
 from rayft.learn.digest import digest
+from rayft.learn.distill import Teacher, distillation_loss
 from rayft.learn.groups import pulls, rate_factors
 from rayft.learn.l2_sp import L2Sp
 from rayft.learn.losses import Loss, get_loss
@@ -92,6 +93,7 @@ class Task:
         model: Callable (images [b, H, W, C], training) -> logits float32 [b, classes].
         variables: Trainable variables, in the network's order.
         num_replicas: Model copies over all workers.
+        teacher: Gives a part of the loss, where the run distils.
         strategy: Spans the workers.
         updater: Turns summed gradients into weights.
         statistics: Moving means and variances of the BatchNormalization layers that train.
@@ -100,32 +102,60 @@ class Task:
     """
 
     def __init__(
-        self, config: RunConfig, network: Network, *, total_steps: int, strategy: tf.distribute.Strategy | None = None
+        self,
+        config: RunConfig,
+        network: Network,
+        *,
+        total_steps: int,
+        strategy: tf.distribute.Strategy | None = None,
+        teacher: Teacher | None = None,
+        anchors: dict[int, np.ndarray] | None = None,
     ) -> None:
         """Bind a network to its loss, optimizer and replicas; the current strategy where none is given.
 
         Call it outside of the strategy's scope: what it makes belongs to this process alone.
 
+        Args:
+            config: The run.
+            network: In the phase whose steps are taken.
+            total_steps: Steps of the whole run.
+            strategy: Spans the workers.
+            teacher: Gives a part of the loss, where the run distils.
+            anchors: Initial weights by id of the variable, for L2-SP in a network that was trained before.
+
         Raises:
             ConfigError: Loss, optimizer or step cannot be loaded.
         """
         self.strategy = strategy = strategy or tf.distribute.get_strategy()
+        phase = network.phases[network.phase]
         self.network = network
         self.model = Forward(network)
         self.variables = list(network.model.trainable_variables)
         self.num_replicas = strategy.num_replicas_in_sync
+        self.teacher = teacher
         self._config = config
         self._loss: Loss = get_loss(config.train)
         self._step: Step = load_object(config.train.step, purpose="train.step") if config.train.step else train_step
         local = [strategy.experimental_local_results(variable.value)[0] for variable in self.variables]
         self._device = local[0].device
         self._rank = strategy.cluster_resolver.task_id or 0 if strategy.cluster_resolver else 0
-        self.updater = Updater(config.optim, self.variables, local, total_steps, rate_factors(config.optim, network))
+        self.updater = Updater(
+            config.optim,
+            self.variables,
+            local,
+            total_steps,
+            rate_factors(config.optim, network),
+            phase_factor=phase.rate,
+            late=network.phase > 0,
+        )
         self.loss_scale = LossScale(2.0**15 if config.train.precision == "float16" else 1.0)
         self.statistics = training_statistics(network.model)
         self.average = make_average(config.train, self.updater, self.statistics)
         l2_sp = config.train.l2_sp
-        self._l2_sp = L2Sp(self.updater, *pulls(l2_sp, network)) if l2_sp.alpha or l2_sp.beta else None
+        initial = None
+        if anchors is not None:
+            initial = np.concatenate([anchors[id(self.variables[index])].ravel() for index in self.updater.order])
+        self._l2_sp = L2Sp(self.updater, *pulls(l2_sp, network), initial) if l2_sp.alpha or l2_sp.beta else None
         self.parts = config.train.accumulate_steps
         self._rho = config.optim.sam.rho
         # What ``apply`` was given, while gradients are collected instead of applied.
@@ -135,6 +165,14 @@ class Task:
     def frozen_sha256(self) -> str:
         """Digest of the frozen weights, which no step changes."""
         return digest(frozen_variables(self))
+
+    def carry_state(self, earlier: Task) -> None:
+        """Go on from the state of an earlier phase of the same network: optimizer, average, loss scale."""
+        self.updater.carry_state(earlier.updater)
+        if self.average is not None and earlier.average is not None:
+            self.average.carry_state(earlier.average)
+        self.loss_scale.scale.assign(earlier.loss_scale.scale)
+        self.loss_scale.good_steps.assign(earlier.loss_scale.good_steps)
 
     def run_step(self, batch: Batch) -> tf.Tensor:
         """Run the configured step on this replica's slice; returns the global mean loss, a scalar."""
@@ -232,6 +270,9 @@ class Task:
             the regularisers.
         """
         each = self._loss(labels, logits)
+        if self.teacher is not None:
+            own = distillation_loss(self.teacher.logits(batch["image"]), logits, self.teacher.temperature)
+            each = (1 - self.teacher.weight) * each + self.teacher.weight * tf.cast(own, each.dtype)
         weight = tf.cast(batch["weight"], each.dtype)
         mean_part = tf.reduce_sum(each * weight) / tf.cast(batch["count"], each.dtype)
         return mean_part + tf.cast(self.model.penalty, each.dtype) / (self.num_replicas * self.parts)
@@ -306,19 +347,14 @@ class Task:
 
 
 def state_variables(task: Task) -> list[Any]:
-    """All variables that a step may change, in a fixed order."""
-    frozen = {
-        id(variable)
-        for block in task.network.blocks[: task.network.frozen_depth]
-        for layer in block.layers
-        for variable in layer.weights
-    }
-    moving = [variable for variable in task.network.model.variables if id(variable) not in frozen]
+    """All variables that a step of any phase may change, in a fixed order, and the optimizer's of this phase."""
+    network = task.network
+    moving = [variable for variable in network.model.variables if id(variable) not in network.fixed]
     average = task.average.state if task.average else []
     return [*moving, *task.updater.state, *average, task.loss_scale.scale, task.loss_scale.good_steps]
 
 
 def frozen_variables(task: Task) -> list[Any]:
-    """The weights of the frozen blocks, in a fixed order."""
-    moving = {id(variable) for variable in state_variables(task)}
-    return [variable for variable in task.network.model.weights if id(variable) not in moving]
+    """The weights that stay as they are in every phase, a teacher's among them, in a fixed order."""
+    own = [variable for variable in task.network.model.weights if id(variable) in task.network.fixed]
+    return own if task.teacher is None else [*own, *task.teacher.variables]

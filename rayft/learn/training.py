@@ -15,6 +15,7 @@ from rayft.learn.evaluate import make_evaluate
 from rayft.learn.loop import Plan, Progress, compile_steps, train_epochs
 from rayft.learn.metrics import is_better
 from rayft.learn.patience import Waiting
+from rayft.learn.phased import Phased
 from rayft.learn.place import Place
 from rayft.learn.statistics import make_statistics
 from rayft.learn.step import Task
@@ -24,34 +25,42 @@ class Training:
     """Takes the steps of a run from any position; a run and the proof of its parity both use it.
 
     Attributes:
-        task: Network, loss and update.
         plan: Which steps there are.
         position: How far the training has come.
     """
 
-    def __init__(self, config: RunConfig, task: Task, batches: Batches, place: Place, plan: Plan) -> None:
+    def __init__(self, config: RunConfig, phased: Phased, batches: Batches, place: Place, plan: Plan) -> None:
         """Stand at the beginning.
 
         Args:
             config: The run.
-            task: Network, loss and update.
+            phased: Network, loss and update, in the first phase.
             batches: This rank's.
             place: This process among the workers.
             plan: Which steps there are; where it starts is left to ``go_to``.
         """
-        self.task = task
         self.plan = plan
         self.position = Position()
         self._config = config
         self._batches = batches
-        self._run_steps = compile_steps(task)
-        self._statistics = make_statistics(task, place.alive)
-        self._evaluate = make_evaluate(task, len(batches.dataset.labels), place.alive)
+        self._place = place
+        self._phased = phased
+        self._bind()
+
+    @property
+    def task(self) -> Task:
+        """Network, loss and update of the current phase."""
+        return self._phased.task
 
     @property
     def is_done(self) -> bool:
         """Whether no step is to be taken any more."""
         return self.position.stopped or self.position.step == self.plan.total_steps
+
+    def enter_phase_of(self, step: int) -> None:
+        """Enter the phase that a checkpoint made after ``step`` steps was made in; its state is to be restored."""
+        if self._phased.go_to(step):
+            self._bind()
 
     def go_to(self, position: Position) -> None:
         """Go on from ``position``, whose state the task already holds."""
@@ -60,22 +69,25 @@ class Training:
 
     def run(self, stop_requested: Callable[[], bool] = lambda: False) -> Iterator[Progress]:
         """Take the steps that are left; ``position`` has moved on when a progress is handed over."""
-        if self.is_done:
-            return
-        steps = train_epochs(
-            self.task,
-            self._batches.train(self.position.step),
-            self._finish_epoch,
-            replace(self.plan, start_step=self.position.step),
-            stop_requested=stop_requested,
-            run_steps=self._run_steps,
-        )
-        for progress in steps:
-            self._advance(progress)
-            yield progress
-            # The metrics, and so the decision, are the same on every rank.
-            if self.position.stopped:
-                return
+        batches = iter(self._batches.train(self.position.step))
+        while not self.is_done:
+            if self._phased.advance(self.position.step):
+                self._bind()
+                self.go_to(self.position)
+            steps = train_epochs(
+                self.task,
+                batches,
+                self._finish_epoch,
+                replace(self.plan, start_step=self.position.step, stop_step=self._phased.end_step),
+                stop_requested=stop_requested,
+                run_steps=self._run_steps,
+            )
+            for progress in steps:
+                self._advance(progress)
+                yield progress
+                # The metrics, and so the decision, are the same on every rank.
+                if self.position.stopped or progress.stopping:
+                    return
 
     def judged(self) -> contextlib.AbstractContextManager[None]:
         """Return a context in which the network holds the weights to evaluate and to keep."""
@@ -87,6 +99,13 @@ class Training:
             return {}
         with self.judged():
             return self._evaluate(self._batches.evaluation(split))
+
+    def _bind(self) -> None:
+        """Compile anew: other blocks are frozen now."""
+        alive, classes = self._place.alive, len(self._batches.dataset.labels)
+        self._run_steps = compile_steps(self.task)
+        self._statistics = make_statistics(self.task, alive)
+        self._evaluate = make_evaluate(self.task, classes, alive)
 
     def _finish_epoch(self) -> dict[str, float]:
         """Average the weights where that is due; returns the validation metrics. A collective."""

@@ -18,6 +18,8 @@ import keras
 import tensorflow as tf
 from keras.src.applications.convnext import StochasticDepth
 
+from rayft.model.adapter import plain_config, plain_weights
+
 
 @dataclass(frozen=True)
 class ReplicaBatch:
@@ -96,7 +98,16 @@ class BatchNormalization(keras.layers.BatchNormalization):
     gathers them and Chan's formula joins them, which avoids the cancellation of E[x^2] - E[x]^2.
 
     Source: Ioffe and Szegedy 2015, arXiv:1502.03167; Chan, Golub and LeVeque 1983.
+
+    Attributes:
+        fixed_statistics: Normalise by the moving statistics in training too, although gamma and beta train.
     """
+
+    fixed_statistics = False
+
+    def call(self, inputs, training=None, mask=None):
+        """Normalise inputs [b, ...]."""
+        return super().call(inputs, training=training and not self.fixed_statistics, mask=mask)
 
     def _moments(self, inputs, mask):
         batch = _current.get()
@@ -136,7 +147,7 @@ def worker_invariant(model: keras.Model) -> keras.Model:
 
 
 def portable(model: keras.Model) -> keras.Model:
-    """Clone ``model`` with the same weights in plain Keras layers, which load without rayft."""
+    """Clone ``model`` in plain Keras layers, which load without rayft; adapters are merged into the weights."""
     return _replace(model, _to_plain)
 
 
@@ -147,7 +158,8 @@ def training_statistics(model: keras.Model) -> list[Any]:
 
 
 def _has_training_statistics(layer: Any) -> bool:
-    return isinstance(layer, keras.layers.BatchNormalization) and layer.trainable
+    fixed = getattr(layer, "fixed_statistics", False)
+    return isinstance(layer, keras.layers.BatchNormalization) and layer.trainable and not fixed
 
 
 def worker_dependent_layers(model: keras.Model) -> list[str]:
@@ -173,19 +185,19 @@ def _to_invariant(layer: Any) -> Any:
         return Dropout(layer.rate, noise_shape=(None, 1, None), name=layer.name, dtype=layer.dtype_policy)
     if type(layer) is keras.layers.Dropout:
         return Dropout.from_config(layer.get_config())
-    return layer.__class__.from_config(layer.get_config())
+    return layer.__class__.from_config(plain_config(layer))
 
 
 def _to_plain(layer: Any) -> Any:
     for ours, plain in ((Dropout, keras.layers.Dropout), (BatchNormalization, keras.layers.BatchNormalization)):
         if type(layer) is ours:
             return plain.from_config(layer.get_config())
-    return layer.__class__.from_config(layer.get_config())
+    return layer.__class__.from_config(plain_config(layer))
 
 
 def _replace(model: keras.Model, clone_function: Callable[[Any], Any]) -> keras.Model:
     clone = keras.models.clone_model(model, clone_function=clone_function, recursive=True)
-    clone.set_weights(model.get_weights())
+    clone.set_weights(plain_weights(model))
     for new, old in zip(
         clone._flatten_layers(include_self=False), model._flatten_layers(include_self=False), strict=True
     ):

@@ -56,6 +56,22 @@ CASES = {
         "optim.layer_decay": 0.8,
     },
     "early stopping": {"train.early_stopping.patience": 1, "train.early_stopping.min_delta": 10.0},
+    "head first": {"freeze.head_first_epochs": 1},
+    "gradual, EMA, L2-SP": {"freeze.gradual": 1, "train.ema.decay": 0.9, "train.l2_sp.alpha": 0.1},
+    "head first, Lamb, SWA": {
+        "freeze.head_first_epochs": 2,
+        "optim.name": "lamb",
+        "train.swa.start_fraction": 0.3,
+    },
+    "LoRA": {"model.adapter.kind": "lora", "model.adapter.rank": 2, "freeze.batch_norm": "frozen"},
+    "head first, LoRA in the second block": {
+        "model.adapter.kind": "lora",
+        "model.adapter.layers": "block2",
+        "freeze.batch_norm": "frozen",
+        "freeze.head_first_epochs": 1,
+    },
+    "scale and shift": {"model.adapter.kind": "bias", "model.adapter.norm": True, "freeze.batch_norm": "frozen"},
+    "distillation": {"train.distill.teacher": "teacher.keras"},
 }
 
 
@@ -82,6 +98,8 @@ def home(tmp_path_factory):
         x = keras.layers.BatchNormalization(name=f"block{number}_bn")(x)
         x = keras.layers.ReLU(name=f"block{number}_relu")(x)
     keras.Model(image, x).save(home / "tiny.keras")
+    classes = keras.layers.Dense(3)(keras.layers.GlobalAveragePooling2D()(x))
+    keras.Model(image, classes).save(home / "teacher.keras")
     return home
 
 
