@@ -165,6 +165,8 @@ def load_state(task: Task, state: bytes) -> None:
         for index, variable in enumerate(variables):
             variable.assign(arrays[f"{index:05d}"])
     task.updater.reload()
+    if len(task.network.phases) > 1:
+        task.model.reload()
 
 
 def _position(commit: dict[str, Any]) -> Position:

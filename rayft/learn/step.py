@@ -52,8 +52,14 @@ class Forward:
     def __init__(self, network: Network) -> None:
         """Split ``network`` at its freeze boundary, where it has one."""
         parts = network.split()
+        self._frozen = parts[0] if parts else None
         self.prefix = fold_batch_norm(parts[0]) if parts else None
         self.suffix = parts[1] if parts else network.model
+
+    def reload(self) -> None:
+        """Fold anew, after weights were restored: what an earlier phase froze, a later one may have trained."""
+        if self.prefix is not None:
+            self.prefix.set_weights(fold_batch_norm(self._frozen).get_weights())
 
     def __call__(self, images: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Map images [b, H, W, C] in [0, 255] to logits float32 [b, classes]."""
