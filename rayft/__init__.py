@@ -7,15 +7,13 @@ import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from rayft.api import evaluate, load, train, verify
     from rayft.config import RunConfig, load_config
-    from rayft.distributed.run import train
-    from rayft.distributed.verify import verify
     from rayft.errors import RayftError
-    from rayft.serve.predictor import load
 
     __version__: str
 
-__all__ = ["RayftError", "RunConfig", "__version__", "load", "load_config", "train", "verify"]
+__all__ = ["RayftError", "RunConfig", "__version__", "evaluate", "load", "load_config", "train", "verify"]
 
 # Keras chooses its backend on its first import; everything here is written for TensorFlow.
 os.environ["KERAS_BACKEND"] = "tensorflow"
@@ -24,9 +22,10 @@ _HOMES = {
     "RayftError": "rayft.errors",
     "RunConfig": "rayft.config",
     "load_config": "rayft.config",
-    "load": "rayft.serve.predictor",
-    "train": "rayft.distributed.run",
-    "verify": "rayft.distributed.verify",
+    "evaluate": "rayft.api",
+    "load": "rayft.api",
+    "train": "rayft.api",
+    "verify": "rayft.api",
 }
 
 
@@ -39,3 +38,7 @@ def __getattr__(name: str) -> Any:
     if name in _HOMES:
         return getattr(importlib.import_module(_HOMES[name]), name)
     raise AttributeError(f"module 'rayft' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -45,6 +45,10 @@ class PackageError(RayftError):
     """A model package is damaged, or is not one."""
 
 
+class TrackingError(RayftError):
+    """A place that should hear of the run cannot be reached, or refuses."""
+
+
 class RunFailed(RayftError):
     """The input was fine, yet the run did not finish."""
 

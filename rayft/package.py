@@ -9,6 +9,7 @@ import subprocess
 import uuid
 import zipfile
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -59,6 +60,8 @@ def write_package(
     metrics: dict[str, float],
     dataset_fingerprint: str,
     blocks_frozen: list[str],
+    blocks: Sequence[dict[str, Any]] = (),
+    calibration: dict[str, Any] | None = None,
 ) -> None:
     """Write a package under a temporary name and rename it; an older one there is replaced.
 
@@ -72,6 +75,8 @@ def write_package(
         metrics: Validation and test metrics.
         dataset_fingerprint: Identifies the data it was trained on.
         blocks_frozen: Names of the backbone's frozen blocks.
+        blocks: name, layers, parameters and frozen of each block and the head.
+        calibration: temperature, and figures before and after it; 1 where not given.
 
     Raises:
         PackageError: Labels and outputs differ in number.
@@ -88,6 +93,8 @@ def write_package(
         "backbone": {"name": config.model.backbone, "weights": config.model.weights},
         "freeze_depth": config.freeze.depth,
         "blocks_frozen": blocks_frozen,
+        "blocks": list(blocks),
+        "calibration": calibration or {"temperature": 1.0},
         "preprocessing": {
             "image_size": list(image_size),
             "channels": config.data.channels,

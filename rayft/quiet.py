@@ -12,8 +12,10 @@ from collections.abc import Iterator
 def native_start_up() -> Iterator[None]:
     """Drop what is written to file descriptor 2 inside the block; Python's exceptions pass.
 
-    TensorFlow and CUDA report missing drivers there before any setting of theirs is read.
+    TensorFlow and CUDA report missing drivers there before any setting of theirs is read. What they would say
+    later is kept to errors, where the variable TF_CPP_MIN_LOG_LEVEL does not ask for more.
     """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     sys.stderr.flush()
     kept = os.dup(2)
     try:

@@ -16,6 +16,7 @@ from rayft.storage import Storage
 FREE_FIELDS = (
     ("cluster",),
     ("storage",),
+    ("track",),
     ("train", "keep_checkpoints"),
     ("train", "checkpoint_every_steps"),
     ("train", "log_every_steps"),
@@ -86,6 +87,10 @@ class RunFolder:
         chosen = {name: _flatten(config.model_dump(mode="json"))[tuple(name.split("."))] for name in names}
         (self.storage / "choices.json").write_bytes((json.dumps(self.choices() | chosen, indent=2) + "\n").encode())
         (self.storage / "config.yaml").write_bytes(dump_config(config).encode())
+
+    def record(self) -> dict[str, Any]:
+        """Return ``package.json`` of the run's package."""
+        return json.loads((self.package / "package.json").read_bytes())
 
     def metrics(self) -> list[dict[str, Any]]:
         """Return the lines of ``metrics.jsonl``."""

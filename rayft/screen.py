@@ -22,16 +22,19 @@ class LiveLine:
         self._stream = stream or sys.stderr
         self._live = self._stream.isatty()
         self._seen: tuple[Any, ...] = ()
+        self._notices: set[str] = set()
         self._shown_at = 0.0
-        self._said: set[str] = set()
 
     def __call__(self, state: dict[str, Any]) -> None:
-        """Show a progress; ``phase`` is always there, figures of the training once it runs."""
-        for notice in state.get("notices", ()):
-            if notice not in self._said:
-                start = "\r\x1b[K" if self._live else ""
-                print(f"{start}note: {notice}", file=self._stream, flush=True)
-                self._said.add(notice)
+        """Show a progress; ``phase`` is always there, figures of the training once it runs.
+
+        Each of its ``notices`` gets a line of its own, once, which stays.
+        """
+        for notice in state.get("notices", []):
+            if notice not in self._notices:
+                self._notices.add(notice)
+                self.close()
+                print(notice, file=self._stream, flush=True)
         seen = tuple(state.get(key) for key in ("phase", "workers", "done_epochs", "stage", "restarts"))
         is_news = seen != self._seen
         if self._live and (is_news or time.monotonic() - self._shown_at > _LIVE_EVERY_S):
@@ -50,7 +53,7 @@ class LiveLine:
 
 def progress_line(state: dict[str, Any]) -> str:
     """Put a progress into one line."""
-    parts = [state["phase"]]
+    parts = [state["phase"], *([f"{state['share']:.0%}"] if "share" in state else [])]
     if "workers" in state:
         parts.insert(0, f"{state['workers']} workers")
     if "epoch" in state:
@@ -85,8 +88,10 @@ def summary(result: dict[str, Any], folder: str) -> str:
         f"best     epoch {result['best']['epoch']}: {_metrics(best)}",
         f"final    {_metrics(result['final'])}",
         f"speed    {result['examples_per_s']:,.0f} examples/s, {_duration(result['wall_s'])} in all",
+        *_prefix_line(result),
         f"folder   {folder}",
         f"package  {result['package']}",
+        f"report   {folder}/report.html",
         f"next     rayft predict {folder} PICTURE",
     ]
     lines[3:3] = [f"chosen   {name} {value:g}" for name, value in result.get("chosen", {}).items()]
@@ -95,6 +100,28 @@ def summary(result: dict[str, Any], folder: str) -> str:
     if result.get("already_finished"):
         lines.insert(0, f"The run {result['name']!r} had finished before; nothing was changed (--fresh starts anew).")
     return "\n".join(lines)
+
+
+def _prefix_line(result: dict[str, Any]) -> list[str]:
+    cache = result.get("prefix_cache")
+    return [f"cache    {'used' if cache['used'] else 'not used'}: {cache['reason']}"] if cache else []
+
+
+def evaluation_summary(result: dict[str, Any], output: str | None) -> str:
+    """Close an evaluation.
+
+    Args:
+        result: What ``rayft.serve.evaluate.evaluate`` returns.
+        output: Folder of the report, where there is one.
+    """
+    low, high = result["accuracy_interval"]
+    lines = [
+        f"data        {result['data']}: {result['split']} split, {result['examples']:,} examples",
+        f"metrics     {_metrics(result['metrics'])}",
+        f"accuracy    95 % interval {low:.4f} to {high:.4f}",
+        f"calibrated  {_metrics(result['calibrated'])}, temperature {result['temperature']:.4f}",
+    ]
+    return "\n".join([*lines, f"report      {output}/report.html"] if output else lines)
 
 
 def _metrics(values: dict[str, Any]) -> str:

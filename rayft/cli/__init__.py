@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 
-from rayft.cli import predict, schema, train, verify
+from rayft.cli import cache, evaluate, predict, schema, train, verify
 from rayft.cli.app import app
 from rayft.errors import RayftError
 
-__all__ = ["main", "predict", "schema", "train", "verify"]
+__all__ = ["cache", "evaluate", "main", "predict", "schema", "train", "verify"]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns 0 done, 1 the run failed, 2 wrong input, 130 interrupted."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     try:
         app(args=arguments, prog_name="rayft")
     except RayftError as error:

@@ -2,71 +2,121 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Iterator, Sequence
+import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from rayft.cli.app import JsonOption, app
-from rayft.errors import DataError
+from rayft.errors import ConfigError, DataError
 from rayft.quiet import native_start_up
 
 if TYPE_CHECKING:
-    from rayft.serve.predictor import Prediction, Predictor
+    from rayft.data.inputs import Inputs
+    from rayft.serve.answers import Answer, Write
+    from rayft.serve.predictor import Predictor
 
-_PICTURES = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp")
-# Bounds the memory of `predict`, whatever the number of pictures.
-_PICTURES_AT_ONCE = 32
+# From so many on, starting a cluster costs less than it saves.
+_MANY = 10_000
 
 
 @app.command()
 def predict(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="Folder of a package or of a run; path or URI.")],
-    pictures: Annotated[list[Path], typer.Argument(metavar="PICTURE...", help="Pictures, or folders of them.")],
+    inputs: Annotated[
+        list[str], typer.Argument(metavar="INPUT...", help="Pictures, folders of them, Parquet or Arrow tables.")
+    ],
     top: Annotated[int, typer.Option("--top", min=1, help="Classes shown for each picture.")] = 1,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Write answers there: a .jsonl or .parquet file.")
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option("--workers", min=1, help="Spread over so many workers with Ray Data.")
+    ] = None,
+    cluster: Annotated[str | None, typer.Option("--cluster", help="Ray address; spreads over that cluster.")] = None,
+    on_bad: Annotated[
+        Literal["fail", "skip"], typer.Option("--on-bad", help="Pictures that cannot be used: fail, or go on.")
+    ] = "fail",
     as_json: JsonOption = False,
 ) -> None:
     """Say what pictures show."""
-    files = list(_expand(pictures))
+    started = time.monotonic()
+    if output is not None and output.suffix not in (".jsonl", ".parquet"):
+        raise ConfigError(f"--output is {str(output)!r}; .jsonl or .parquet files are allowed.", "Rename it.")
+    from rayft.data.dataset import default_cache_folder
+    from rayft.data.inputs import open_inputs
+
+    pictures = open_inputs(inputs, default_cache_folder())
     with native_start_up():
         from rayft.serve.predictor import load
 
         predictor = load(model)
-    for start in range(0, len(files), _PICTURES_AT_ONCE):
-        batch = files[start : start + _PICTURES_AT_ONCE]
-        answers = predictor.predict([_read(file) for file in batch], names=[str(file) for file in batch])
-        for file, answer in zip(batch, answers, strict=True):
-            print(_answer_line(predictor, str(file), answer, top, as_json))
+    spread = workers is not None or cluster is not None or len(pictures) >= _MANY
+    if spread:
+        answers = _on_cluster(model, pictures, predictor, workers, cluster)
+    else:
+        from rayft.serve.batch import answer_all
+
+        answers = answer_all(predictor, pictures)
+    with _target(output, predictor, top, as_json) as write:
+        bad = _drain(answers, write, len(pictures), on_bad, shows=output is not None)
+    if output is not None:
+        seconds = time.monotonic() - started
+        if as_json:
+            print(json.dumps({"pictures": len(pictures), "bad": bad, "output": str(output), "seconds": seconds}))
+        else:
+            print(f"{len(pictures):,} pictures in {seconds:.1f} s, {bad} bad: {output}")
 
 
-def _expand(places: Sequence[Path]) -> Iterator[Path]:
-    """Yield files as they are, and the pictures below folders in order."""
-    for place in places:
-        if not place.is_dir():
-            yield place
-            continue
-        found = sorted(file for file in place.rglob("*") if file.suffix.lower() in _PICTURES and file.is_file())
-        if not found:
-            raise DataError(
-                f"The folder {str(place)!r} holds no picture ({', '.join(_PICTURES)}).",
-                "Name pictures, or another folder.",
-            )
-        yield from found
+def _on_cluster(
+    model: str, pictures: Inputs, predictor: Predictor, workers: int | None, address: str | None
+) -> Iterator[list[Answer]]:
+    from rayft.config import ClusterConfig
+
+    with native_start_up():
+        from rayft.distributed.cluster import embedded_resources
+        from rayft.distributed.predict import predict_on_cluster
+
+    count = workers or (1 if address else max(1, int(embedded_resources()["CPU"])))
+    print(f"spreading {len(pictures):,} pictures over {count} workers", file=sys.stderr)
+    return predict_on_cluster(model, pictures, len(predictor.labels), ClusterConfig(address=address, workers=count))
 
 
-def _read(file: Path) -> bytes:
-    try:
-        return file.read_bytes()
-    except OSError as error:
-        raise DataError(f"Cannot read the picture {str(file)!r}: {error.strerror}.", "Check the path.") from None
+def _drain(
+    answers: Iterator[list[Answer]], write: Write, total: int, on_bad: Literal["fail", "skip"], *, shows: bool
+) -> int:
+    """Write all answers; returns the number of bad pictures."""
+    from rayft.screen import LiveLine
+
+    done = bad = 0
+    with contextlib.closing(LiveLine()) as line:
+        for some in answers:
+            failed = [answer for answer in some if answer.error]
+            if failed and on_bad == "fail":
+                raise DataError(str(failed[0].error), "Repair or remove it, or go on without with --on-bad skip.")
+            for answer in failed:
+                print(f"skipped: {answer.error}", file=sys.stderr)
+            write(some)
+            # A line for each tenth, so that a log stays short.
+            is_news = (done + len(some)) * 10 // total > done * 10 // total
+            done, bad = done + len(some), bad + len(failed)
+            if shows and is_news:
+                line({"phase": f"answered {done:,} of {total:,}"})
+    return bad
 
 
-def _answer_line(predictor: Predictor, name: str, answer: Prediction, top: int, as_json: bool) -> str:
-    order = answer.probabilities.argsort()[::-1][:top]
-    best = [(predictor.labels[i], float(answer.probabilities[i])) for i in order]
-    if not as_json:
-        return "  ".join([name, *(f"{label} {probability:.3f}" for label, probability in best)])
-    line = {"input": name, "label": answer.label, "probability": answer.probability}
-    return json.dumps({**line, "top": [{"label": label, "probability": value} for label, value in best]})
+@contextlib.contextmanager
+def _target(output: Path | None, predictor: Predictor, top: int, as_json: bool) -> Iterator[Write]:
+    from rayft.serve import answers
+
+    if output is not None:
+        with answers.open_output(output, predictor.labels, top) as write:
+            yield write
+        return
+    show = answers.as_json if as_json else answers.as_text
+    yield lambda some: print("\n".join(show(answer, predictor.labels, top) for answer in some))

@@ -2,11 +2,12 @@
 
 from rayft.config.cluster import ClusterConfig
 from rayft.config.data import AugmentConfig, ColumnsConfig, DataConfig
-from rayft.config.files import dump_config, json_schema, load_config, parse_config
+from rayft.config.files import dump_config, json_schema, load_config, parse_config, resolve_config, with_overrides
 from rayft.config.model import AdapterConfig, FreezeConfig, ModelConfig, PhaseConfig, is_head_only
 from rayft.config.prefix import PrefixCacheConfig
 from rayft.config.run import RunConfig
 from rayft.config.section import is_auto
+from rayft.config.track import MlflowConfig, TrackConfig
 from rayft.config.train import BLOCKS_RATE, HEAD_RATE, DistillConfig, OptimConfig, TrainConfig
 
 __all__ = [
@@ -19,11 +20,13 @@ __all__ = [
     "DataConfig",
     "DistillConfig",
     "FreezeConfig",
+    "MlflowConfig",
     "ModelConfig",
     "OptimConfig",
     "PhaseConfig",
     "PrefixCacheConfig",
     "RunConfig",
+    "TrackConfig",
     "TrainConfig",
     "dump_config",
     "is_auto",
@@ -31,4 +34,6 @@ __all__ = [
     "json_schema",
     "load_config",
     "parse_config",
+    "resolve_config",
+    "with_overrides",
 ]

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import json
+from collections.abc import Mapping, Sequence
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +21,7 @@ from rayft.yaml_text import read_yaml, write_yaml
 _MAX_CONFIG_BYTES = 1_000_000
 
 
-def load_config(path: str | Path, overrides: tuple[str, ...] = ()) -> RunConfig:
+def load_config(path: str | PathLike[str], overrides: tuple[str, ...] = ()) -> RunConfig:
     """Read a YAML file, apply ``a.b=value`` overrides, and check the result.
 
     A relative ``data.source`` or weights path stays relative to the working directory.
@@ -43,9 +46,37 @@ def load_config(path: str | Path, overrides: tuple[str, ...] = ()) -> RunConfig:
         )
     # An override may name a field of a section that the file writes as one word.
     raw = expand_shorthand(raw)
+    return parse_config(with_overrides(raw, overrides))
+
+
+def resolve_config(config: RunConfig | Mapping[str, Any] | str | PathLike[str], overrides: Sequence[str]) -> RunConfig:
+    """Return the checked config of a tree, a plain mapping or a YAML file, with ``a.b=value`` overrides.
+
+    Raises:
+        ConfigError: The file is unreadable, or a value is not allowed.
+    """
+    if isinstance(config, (str, PathLike)):
+        return load_config(config, tuple(overrides))
+    if isinstance(config, RunConfig):
+        # Written fields alone, so that defaults that depend on others are found anew.
+        return parse_config(with_overrides(config.model_dump(exclude_unset=True), overrides)) if overrides else config
+    if not isinstance(config, Mapping):
+        raise ConfigError(
+            f"The config is a {type(config).__name__}.", "Give a RunConfig, a mapping of sections, or a path."
+        )
+    return parse_config(with_overrides(dict(config), overrides))
+
+
+def with_overrides(raw: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """Return a copy of a plain tree with ``a.b=value`` overrides.
+
+    Raises:
+        ConfigError: An override is malformed.
+    """
+    tree = copy.deepcopy(raw)
     for override in overrides:
-        _apply_override(raw, override)
-    return parse_config(raw)
+        _apply_override(tree, override)
+    return tree
 
 
 def parse_config(raw: dict[str, Any]) -> RunConfig:

@@ -29,7 +29,7 @@ class PrefixCacheConfig(Section):
         "exact", description="Stored numbers: exact keeps those of the network; bfloat16 halves float32."
     )
     max_bytes: int = Field(
-        50_000_000_000, ge=1_000_000, description="Size of all caches of the storage; the longest unused goes first."
+        50_000_000_000, ge=0, description="Size of all caches of the storage; the longest unused goes first."
     )
 
 

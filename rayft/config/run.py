@@ -12,6 +12,7 @@ from rayft.config.model import AdapterConfig, FreezeConfig, ModelConfig, is_head
 from rayft.config.prefix import PrefixCacheConfig
 from rayft.config.problems import NAME_PATTERN
 from rayft.config.section import Section, is_auto
+from rayft.config.track import TrackConfig
 from rayft.config.train import ADAPTER_RATE, BLOCKS_RATE, OptimConfig, TrainConfig
 
 
@@ -30,6 +31,7 @@ class RunConfig(Section):
         PrefixCacheConfig(), description="Cache of the frozen prefix; one word, such as auto, is its mode."
     )
     cluster: ClusterConfig = Field(ClusterConfig(), description="Ray resources.")
+    track: TrackConfig = Field(TrackConfig(), description="Who hears of the run besides its folder.")
 
     @model_validator(mode="before")
     @classmethod
@@ -71,6 +73,12 @@ class RunConfig(Section):
                 "accumulation is for batches that do not fit, give the batch size or set accumulate_steps to 1"
             )
         self._blocks_train_where_they_are_treated_apart()
+        phased = self.freeze.schedule or self.freeze.head_first_epochs or self.freeze.gradual
+        if self.prefix_cache.mode == "on" and (phased or self.train.distill):
+            raise ValueError(
+                f"prefix_cache.mode is on with {'phases in freeze' if phased else 'train.distill'}; there is no cache for "
+                "several freeze depths, nor pictures for a teacher with one, use auto or off"
+            )
         if self.model.adapter is not None:
             self._check_adapter(self.model.adapter)
         last = self.freeze.schedule[-1].epoch if self.freeze.schedule else self.freeze.head_first_epochs

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -85,6 +86,12 @@ def open_dataset(config: RunConfig, cache_folder: Path | None = None) -> Dataset
     dataset = Dataset(examples, labels, listing.fingerprint, listing.reader)
     check_trainable(dataset)
     return dataset
+
+
+def pictures_by_name(dataset: Dataset, names: Sequence[str]) -> list[bytes]:
+    """Return the encoded pictures of examples that are called so."""
+    rows = dict(zip(dataset.examples["name"].to_pylist(), dataset.examples["row"].to_pylist(), strict=True))
+    return dataset.reader.read(np.array([rows[name] for name in names], np.int64))
 
 
 def drop_rows(dataset: Dataset, rows: list[int]) -> Dataset:

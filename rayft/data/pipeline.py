@@ -11,6 +11,7 @@ import tensorflow as tf
 from rayft.config import RunConfig
 from rayft.data.augment import augment
 from rayft.data.dataset import Dataset
+from rayft.data.features import Features
 from rayft.data.order import batch_positions, replica_positions, steps_per_epoch
 from rayft.data.picture import decode_picture
 
@@ -25,6 +26,7 @@ _TRAIN_FIELDS = {
     "seed": tf.int64,
 }
 _EVALUATION_FIELDS = {"encoded": tf.string, "label": tf.int32, "weight": tf.float32, "row": tf.int64}
+_ROW_FIELDS = {"encoded": tf.string, "batch": tf.int64, "seed": tf.int64}
 _PREFETCHED_BATCHES = 2
 
 
@@ -37,6 +39,7 @@ def train_batches(
     num_workers: int,
     start_step: int = 0,
     threads: int = 2,
+    features: Features | None = None,
 ) -> tf.data.Dataset:
     """Return this rank's part of every global batch from a step to the end of the run.
 
@@ -50,12 +53,14 @@ def train_batches(
         num_workers: Processes that share each global batch.
         start_step: First global step; skips the earlier ones at no cost.
         threads: Pictures decoded at once.
+        features: What was computed of the pictures before; empty where they are read themselves.
 
     Returns:
         One dict a step, with b examples of this rank as in ``replica_positions``: ``image`` float32 [b, H, W, C] in
-        0..255; ``label`` int32 [b]; ``weight`` float32 [b], 1 for a real example and 0 for padding;
-        ``position`` int32 [b] in the global batch (padding repeats the last); ``count`` float32 [],
-        the real examples of the whole global batch; ``step`` int64 [].
+        0..255, or ``features`` [b, ...] in its place; ``label`` int32 [b]; ``weight`` float32 [b], 1
+        for a real example and 0 for padding; ``position`` int32 [b] in the global batch (padding
+        repeats the last); ``count`` float32 [], the real examples of the whole global batch;
+        ``step`` int64 [].
 
     Raises:
         tf.errors.InvalidArgumentError: While iterating, a picture cannot be decoded; see
@@ -73,10 +78,11 @@ def train_batches(
         # Where num_workers does not divide the batch, the last replicas have padding.
         weight = (wanted < len(batch)).astype(np.float32)
         chosen = batch[position]
-        b, epoch = len(wanted), int(step) // epoch_steps
-        seed = np.stack([np.full(b, config.seed), np.full(b, epoch), rows[chosen]], axis=1).astype(np.int64)
+        b = len(wanted)
+        view = view_of_epoch(config, np.full(b, int(step) // epoch_steps))
+        seed = np.stack([np.full(b, config.seed), view, rows[chosen]], axis=1).astype(np.int64)
         return [
-            np.array(dataset.reader.read(rows[chosen]), dtype=object),
+            _read(dataset, features, rows[chosen], view),
             labels[chosen],
             weight,
             position.astype(np.int32),
@@ -94,7 +100,14 @@ def train_batches(
         return {**batch, "count": batch["count"][0], "step": batch["step"][0]}
 
     steps = tf.data.Dataset.range(start_step, config.train.epochs * epoch_steps)
+    if features is not None:
+        return _feature_batches(steps, fetch, _TRAIN_FIELDS, features, len(wanted), finish)
     return _batches(steps, fetch, _TRAIN_FIELDS, decode, len(wanted), threads, finish)
+
+
+def view_of_epoch(config: RunConfig, epoch: np.ndarray) -> np.ndarray:
+    """Return which draws of augmentation each example sees; with ``prefix_cache.views`` they come again."""
+    return epoch % config.prefix_cache.views if config.prefix_cache.views else epoch
 
 
 def evaluation_batches(
@@ -107,6 +120,7 @@ def evaluation_batches(
     num_workers: int,
     batch_size: int,
     threads: int = 2,
+    features: Features | None = None,
 ) -> tf.data.Dataset:
     """Return this rank's contiguous part of a split, in as many batches as every other rank.
 
@@ -119,10 +133,12 @@ def evaluation_batches(
         num_workers: Processes that share the split.
         batch_size: Examples of one rank's batch.
         threads: Pictures decoded at once.
+        features: What was computed of the pictures before; empty where they are read themselves.
 
     Returns:
-        Dicts of ``image`` float32 [batch_size, H, W, C] in 0..255, ``label`` int32, ``weight``
-        float32 (0 for padding) and ``row`` int64, the index within the split, all [batch_size].
+        Dicts of ``image`` float32 [batch_size, H, W, C] in 0..255, or ``features`` in its place, ``label``
+        int32, ``weight`` float32 (0 for padding) and ``row`` int64, the index within the split, all
+        [batch_size].
     """
     examples = dataset.split(split)
     rows, labels = examples["row"].to_numpy(), examples["label"].to_numpy()
@@ -133,7 +149,7 @@ def evaluation_batches(
         wanted = first + int(step) * batch_size + np.arange(batch_size)
         row = np.minimum(wanted, len(rows) - 1)
         weight = (wanted < end).astype(np.float32)
-        return [np.array(dataset.reader.read(rows[row]), dtype=object), labels[row], weight, row.astype(np.int64)]
+        return [_read(dataset, features, rows[row], None), labels[row], weight, row.astype(np.int64)]
 
     def decode(example: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         image = decode_picture(example.pop("encoded"), image_size, config.data.channels)
@@ -141,7 +157,54 @@ def evaluation_batches(
         return {"image": image, **example}
 
     steps = tf.data.Dataset.range(-(-share // batch_size))
+    if features is not None:
+        return _feature_batches(steps, fetch, _EVALUATION_FIELDS, features, batch_size, lambda batch: batch)
     return _batches(steps, fetch, _EVALUATION_FIELDS, decode, batch_size, threads, lambda batch: batch)
+
+
+def row_batches(
+    dataset: Dataset,
+    config: RunConfig,
+    image_size: tuple[int, int],
+    rows: np.ndarray,
+    numbers: tf.data.Dataset,
+    *,
+    batch_size: int,
+    view: int | None,
+    threads: int,
+) -> tf.data.Dataset:
+    """Return pictures by row, for what is computed once an example.
+
+    Args:
+        dataset: The examples.
+        config: The run.
+        image_size: Height and width of the pictures.
+        rows: int64 [n], row ids.
+        numbers: int64 []; batch k holds the rows from k * batch_size on, the last one repeated in a short batch.
+        batch_size: Rows of a batch.
+        view: Augmented as in this epoch of training; None for the pictures as they are.
+        threads: Pictures decoded at once.
+
+    Returns:
+        Dicts of ``image`` float32 [batch_size, H, W, C] in 0..255 and ``batch`` int64 [], its number.
+    """
+
+    def fetch(number: np.ndarray) -> list[np.ndarray]:
+        chosen = rows[np.minimum(int(number) * batch_size + np.arange(batch_size), len(rows) - 1)]
+        seed = np.stack([np.full(batch_size, config.seed), np.full(batch_size, view or 0), chosen], axis=1)
+        encoded = np.array(dataset.reader.read(chosen), dtype=object)
+        return [encoded, np.full(batch_size, int(number), np.int64), seed.astype(np.int64)]
+
+    def decode(example: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        image = decode_picture(example.pop("encoded"), image_size, config.data.channels)
+        image.set_shape([*image_size, config.data.channels])
+        seed = example.pop("seed")
+        return {"image": image if view is None else augment(image, seed, config.data.augment), **example}
+
+    def finish(batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        return {**batch, "batch": batch["batch"][0]}
+
+    return _batches(numbers, fetch, _ROW_FIELDS, decode, batch_size, threads, finish)
 
 
 def find_undecodable(dataset: Dataset, positions: np.ndarray, split: str = "train") -> list[str]:
@@ -164,6 +227,51 @@ def find_undecodable(dataset: Dataset, positions: np.ndarray, split: str = "trai
     return names
 
 
+def _read(dataset: Dataset, features: Features | None, rows: np.ndarray, views: np.ndarray | None) -> np.ndarray:
+    if features is not None:
+        return features.take(rows, views)
+    return np.array(dataset.reader.read(rows), dtype=object)
+
+
+def _feature_batches(
+    steps: tf.data.Dataset,
+    fetch: Callable[[np.ndarray], list[np.ndarray]],
+    fields: dict[str, tf.DType],
+    features: Features,
+    batch_size: int,
+    finish: Callable[[Any], Any],
+) -> tf.data.Dataset:
+    """Fetch whole batches; nothing is left to do for a single example."""
+
+    def fetch_step(step: tf.Tensor) -> dict[str, tf.Tensor]:
+        dtypes = [features.stored.dtype, *list(fields.values())[1:]]
+        first, *others = tf.numpy_function(fetch, [step], dtypes, stateful=False)
+        first.set_shape([batch_size, *features.stored.shape])
+        batch = {"features": features.decode(first), **dict(zip(list(fields)[1:], others, strict=True))}
+        batch.pop("seed", None)
+        for name, tensor in batch.items():
+            if name != "features":
+                tensor.set_shape([batch_size])
+        return finish(batch)
+
+    return (
+        steps.map(tf.autograph.experimental.do_not_convert(fetch_step))
+        .prefetch(_PREFETCHED_BATCHES)
+        .with_options(_options(1))
+    )
+
+
+def _options(threads: int) -> tf.data.Options:
+    options = tf.data.Options()
+    options.deterministic = True
+    # The order of examples is ours; TensorFlow must not divide it again.
+    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
+    options.threading.private_threadpool_size = threads
+    # Parallelism is over pictures; a kernel that splits one picture would only fight for the same cores.
+    options.threading.max_intra_op_parallelism = 1
+    return options
+
+
 def _batches(
     steps: tf.data.Dataset,
     fetch: Callable[[np.ndarray], list[np.ndarray]],
@@ -181,13 +289,6 @@ def _batches(
             tensor.set_shape([batch_size, 3] if name == "seed" else [batch_size])
         return dict(zip(fields, tensors, strict=True))
 
-    options = tf.data.Options()
-    options.deterministic = True
-    # The order of examples is ours; TensorFlow must not divide it again.
-    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
-    options.threading.private_threadpool_size = threads
-    # Parallelism is over pictures; a kernel that splits one picture would only fight for the same cores.
-    options.threading.max_intra_op_parallelism = 1
     # Nothing here is Python control flow, and AutoGraph would take seconds to find that out.
     plain = tf.autograph.experimental.do_not_convert
     return (
@@ -198,5 +299,5 @@ def _batches(
         .batch(batch_size, drop_remainder=True)
         .map(plain(finish))
         .prefetch(_PREFETCHED_BATCHES)
-        .with_options(options)
+        .with_options(_options(threads))
     )

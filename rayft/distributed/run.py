@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from typing import Any
 
 from rayft.config import RunConfig
-from rayft.data.dataset import Dataset, open_dataset
+from rayft.data.dataset import Dataset, open_dataset, pictures_by_name
 from rayft.data.scan import check_pictures
 from rayft.distributed.cluster import connect
 from rayft.distributed.group import OnProgress, run_group
 from rayft.distributed.worker import run_worker
 from rayft.errors import DataError, RayftError
+from rayft.report.run import write_run_report
 from rayft.runs import RunFolder, with_choices
+from rayft.timing import Stopwatch
+from rayft.tracking.events import open_tracking
+
+_GROUP = "starting and ending workers"
 
 
 def train(config: RunConfig, *, fresh: bool = False, on_progress: OnProgress = lambda state: None) -> dict[str, Any]:
@@ -31,7 +37,7 @@ def train(config: RunConfig, *, fresh: bool = False, on_progress: OnProgress = l
         RunFailed: The run began and did not finish; its checkpoints stay.
         RunInterrupted: A signal stopped the run at a checkpoint.
     """
-    started = time.perf_counter()
+    started, watch = time.perf_counter(), Stopwatch()
     folder = RunFolder.of(config)
     folder.storage.check_writable()
     if not fresh:
@@ -39,18 +45,32 @@ def train(config: RunConfig, *, fresh: bool = False, on_progress: OnProgress = l
         status = folder.status(config)
         if status == "finished":
             return {**(folder.result() or {}), "already_finished": True}
-    dataset = prepare_dataset(config, on_progress)
+    with watch("reading the data"):
+        dataset = prepare_dataset(config, on_progress)
+    # A hook that cannot be imported is found before Ray starts.
+    tracking = open_tracking(config, folder)
     on_progress({"phase": "starting Ray"})
     try:
-        with connect(config.cluster):
+        with watch("starting and ending Ray"), connect(config.cluster):
             folder.begin(config, fresh=fresh)
+            tracking.begin(config)
             payload = {"config": config.model_dump(), "dataset": dataset}
-            result = run_group(run_worker, payload, config.cluster, folder.scratch, on_progress)
+            with watch(_GROUP):
+                result = run_group(run_worker, payload, config.cluster, folder.scratch, tracking.observe(on_progress))
     except RayftError as error:
-        _leave(folder, config, error, time.perf_counter() - started)
+        left = _left(config, error, time.perf_counter() - started)
+        tracking.end(left["status"], left)
+        _leave(folder, error, left)
         raise
-    result = {**result, "wall_s": round(time.perf_counter() - started, 3)}
+    timing = _merge(watch.seconds(), result["timing_s"])
+    result = {**result, "wall_s": round(time.perf_counter() - started, 3), "timing_s": timing}
     folder.write_result(result)
+    on_progress({"phase": "writing the report"})
+    write_run_report(folder, config, functools.partial(pictures_by_name, dataset))
+    tracking.end("finished", result)
+    if tracking.notices:
+        result = {**result, "notices": [*result.get("notices", []), *tracking.notices]}
+        folder.write_result(result)
     folder.tidy()
     return result
 
@@ -88,12 +108,26 @@ def prepare_dataset(config: RunConfig, on_progress: OnProgress) -> Dataset:
     return dataset
 
 
-def _leave(folder: RunFolder, config: RunConfig, error: RayftError, wall_s: float) -> None:
+def _merge(driver: dict[str, float], chief: dict[str, float]) -> dict[str, float]:
+    """Put the chief's times into the driver's, in place of what it saw of them from outside."""
+    starting = max(0.0, driver[_GROUP] - sum(chief.values()))
+    return {
+        name: seconds
+        for key, value in driver.items()
+        for name, seconds in ({key: round(starting, 3), **chief} if key == _GROUP else {key: value}).items()
+    }
+
+
+def _left(config: RunConfig, error: RayftError, wall_s: float) -> dict[str, Any]:
+    status = "interrupted" if error.exit_code == 130 else "failed"
+    return {"name": config.name, "status": status, "error": str(error), "wall_s": round(wall_s, 3)}
+
+
+def _leave(folder: RunFolder, error: RayftError, result: dict[str, Any]) -> None:
     """Say in the folder how the run ended; remove it where nothing was done yet."""
     if (folder.storage / "config.yaml").exists():
         if error.exit_code == 2 and not folder.checkpoints.exists():
             folder.storage.delete()
             return
-        status = "interrupted" if error.exit_code == 130 else "failed"
-        folder.write_result({"name": config.name, "status": status, "error": str(error), "wall_s": round(wall_s, 3)})
+        folder.write_result(result)
         folder.tidy()

@@ -6,6 +6,7 @@ import tensorflow as tf
 
 from rayft.config import RunConfig
 from rayft.data.dataset import Dataset
+from rayft.data.features import Features
 from rayft.data.order import replica_batch_size, steps_per_epoch
 from rayft.data.pipeline import evaluation_batches, train_batches
 from rayft.learn.place import Place
@@ -20,7 +21,13 @@ class Batches:
     """
 
     def __init__(
-        self, dataset: Dataset, config: RunConfig, image_size: tuple[int, int], place: Place, threads: int = 2
+        self,
+        dataset: Dataset,
+        config: RunConfig,
+        image_size: tuple[int, int],
+        place: Place,
+        threads: int = 2,
+        features: Features | None = None,
     ) -> None:
         """Bind the data to this rank; pipelines are made when they are first asked for.
 
@@ -30,6 +37,7 @@ class Batches:
             image_size: Height and width of the pictures.
             place: This process among the workers.
             threads: Pictures decoded at once.
+            features: What was computed of the pictures before; empty where they are read themselves.
         """
         self.dataset = dataset
         self.steps_per_epoch = steps_per_epoch(dataset.size("train"), config.data.global_batch_size)
@@ -37,6 +45,7 @@ class Batches:
         self._image_size = image_size
         self._place = place
         self._threads = threads
+        self._features = features
         self._train: dict[int, tf.data.Dataset] = {}
         self._evaluation: dict[str, tf.data.Dataset] = {}
 
@@ -51,6 +60,7 @@ class Batches:
                 num_workers=self._place.num_workers,
                 start_step=start_step,
                 threads=self._threads,
+                features=self._features,
             )
         return self._train[start_step]
 
@@ -68,5 +78,6 @@ class Batches:
                 # What fits into memory in training fits here.
                 batch_size=replica_batch_size(part_size, self._place.num_workers),
                 threads=self._threads,
+                features=self._features,
             )
         return self._evaluation[split]

@@ -27,6 +27,8 @@ class Phased:
         plan: Plan,
         strategy: tf.distribute.Strategy,
         teacher: Teacher | None = None,
+        *,
+        cached: bool = False,
     ) -> None:
         """Begin in the first phase.
 
@@ -36,8 +38,9 @@ class Phased:
             plan: For the steps of an epoch and of the whole run.
             strategy: Spans the workers.
             teacher: Gives a part of the loss, where the run distils.
+            cached: The batches hold activations at the freeze boundary.
         """
-        self._config, self._strategy, self._teacher = config, strategy, teacher
+        self._config, self._strategy, self._teacher, self._cached = config, strategy, teacher, cached
         self._per_epoch, self._total_steps = plan.steps_per_epoch, plan.total_steps
         self.network = network.at(0)
         # A task of a later phase is built after its weights have moved.
@@ -99,6 +102,7 @@ class Phased:
             self.network,
             total_steps=self._total_steps,
             strategy=self._strategy,
+            cached=self._cached,
             teacher=self._teacher,
             anchors=self._anchors,
         )

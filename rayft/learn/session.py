@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -20,6 +21,7 @@ from rayft.learn.batches import Batches
 from rayft.learn.checkpoint import Checkpoints, Position
 from rayft.learn.digest import digest
 from rayft.learn.distill import Teacher
+from rayft.learn.final import evaluate_finally
 from rayft.learn.journal import Journal
 from rayft.learn.loop import Plan, Progress
 from rayft.learn.phased import Phased
@@ -30,9 +32,12 @@ from rayft.learn.settle import settle_batch_size, settle_rate
 from rayft.learn.step import Task, state_variables
 from rayft.learn.training import Training
 from rayft.model.layers import portable
-from rayft.model.network import Network, build_network
+from rayft.model.network import Network, build_network, describe_blocks
 from rayft.package import write_package
+from rayft.prefix.decide import Decision
+from rayft.prefix.prepare import Prefix, prepare_prefix
 from rayft.runs import BATCH_SIZE, RATE, RunFolder, with_choices
+from rayft.timing import Stopwatch
 
 Observer = Callable[[dict[str, Any]], bool]
 
@@ -56,42 +61,60 @@ def run_session(
         RunFailed: The loss is not finite, or the ranks differ.
         DataError: A picture cannot be decoded.
     """
+    started, watch = time.perf_counter(), Stopwatch()
     folder = RunFolder.of(config)
     # Barrier: what an earlier start of this run chose holds.
     config = with_choices(config, place.broadcast(folder.choices() if place.is_chief else None))
     if is_auto(config.data.global_batch_size):
-        config = settle_batch_size(config, len(dataset.labels), dataset.size("train"), place, strategy)
+        with watch("choosing the batch size"):
+            config = settle_batch_size(config, len(dataset.labels), dataset.size("train"), place, strategy)
         if place.is_chief:
             folder.choose(config, (BATCH_SIZE,))
-    session = _Session(config, dataset, place, strategy)
-    session.resume()
-    if not session.train(observer):
-        return None
-    return session.finish()
+    with watch("building the network"):
+        session = _Session(config, dataset, place, strategy, observer, watch)
+    with contextlib.closing(session.prefix):
+        with watch("building the network"):
+            session.resume()
+        with watch("training steps"):
+            is_done = session.train(observer)
+        return session.finish(time.perf_counter() - started) if is_done else None
 
 
 class _Session:
-    def __init__(self, config: RunConfig, dataset: Dataset, place: Place, strategy: tf.distribute.Strategy) -> None:
+    def __init__(
+        self,
+        config: RunConfig,
+        dataset: Dataset,
+        place: Place,
+        strategy: tf.distribute.Strategy,
+        observer: Observer,
+        watch: Stopwatch,
+    ) -> None:
+        self.watch = watch
         self.dataset, self.place = dataset, place
         self.folder = RunFolder.of(config)
         self.checkpoints = Checkpoints(self.folder.checkpoints, keep=config.train.keep_checkpoints)
         network = build_network(config, len(dataset.labels), strategy)
+        place.alive()
+        with watch("prefix cache"):
+            self.prefix = self._prepare_prefix(config, network, observer)
+        cached = self.prefix.cached is not None
         threads = max(1, int(config.cluster.cpus_per_worker))
-        batches = Batches(dataset, config, network.image_size, place, threads)
-        self.plan = Plan(batches.steps_per_epoch, config.train.epochs, 0, config.train.checkpoint_every_steps)
+        self.batches = Batches(dataset, config, network.image_size, place, threads, self.prefix.cached)
+        self.plan = Plan(self.batches.steps_per_epoch, config.train.epochs, 0, config.train.checkpoint_every_steps)
         teacher = Teacher(config.train.distill, dataset.labels) if config.train.distill else None
         place.alive()
         if is_auto(config.optim.learning_rate):
             steps = self.plan.total_steps
-            config = settle_rate(config, network, batches.train(), steps, place, strategy, teacher)
+            config = settle_rate(config, network, self.batches.train(), steps, place, strategy, teacher, cached)
             if place.is_chief:
                 self.folder.choose(config, (RATE,))
         self.config = config
         self.notices = start_notices(config, network, dataset, self.plan.total_steps)
-        self.phased = Phased(config, network, self.plan, strategy, teacher)
+        self.phased = Phased(config, network, self.plan, strategy, teacher, cached=cached)
         place.alive()
         place.require_same("pretrained weights", self.task.frozen_sha256)
-        self.training = Training(config, self.phased, batches, place, self.plan)
+        self.training = Training(config, self.phased, self.batches, place, self.plan)
 
     @property
     def network(self) -> Network:
@@ -127,7 +150,8 @@ class _Session:
             for progress in self.training.run(lambda: chief is not None and chief.stop_requested):
                 self.place.alive()
                 if chief is not None:
-                    chief.record(progress)
+                    with self.watch("checkpoints"):
+                        chief.record(progress)
         except tf.errors.InvalidArgumentError as error:
             bad = [
                 name
@@ -142,19 +166,44 @@ class _Session:
             ) from error
         return self.training.is_done
 
-    def finish(self) -> dict[str, Any] | None:
+    def _prepare_prefix(self, config: RunConfig, network: Network, observer: Observer) -> Prefix:
+        if len(network.phases) > 1 or config.train.distill is not None:
+            reason = "several freeze depths" if len(network.phases) > 1 else "a teacher needs the pictures"
+            return Prefix(Decision(False, reason), None, 0)
+        return prepare_prefix(
+            config,
+            self.dataset,
+            network,
+            self.folder,
+            share=(self.place.rank, self.place.num_workers),
+            broadcast=self.place.broadcast,
+            tell=observer if self.place.is_chief else lambda state: None,
+            alive=self.place.alive,
+        )
+
+    def finish(self, wall_s: float) -> dict[str, Any] | None:
         """Evaluate the best weights on the test split and write package and result."""
         self.place.require_same("trained weights", digest(state_variables(self.task)))
         best = self.position.best or {"epoch": self.position.epoch, "step": self.position.step, "metrics": {}}
         if best["step"] != self.position.step:
             self.training.enter_phase_of(best["step"])
             self.checkpoints.restore(self.task, best["step"])
-        tested = {f"test_{name}": value for name, value in self.training.evaluate("test").items()}
-        if not self.place.is_chief:
+        with self.watch("final evaluation"), self.training.judged():
+            # Barrier: every rank answers its share.
+            last = evaluate_finally(
+                self.task,
+                self.dataset,
+                self.batches.evaluation,
+                self.folder.storage,
+                rank=self.place.rank,
+                alive=self.place.alive,
+            )
+        if last is None:
             return None
+        tested = {f"test_{name}": value for name, value in last.metrics.get("test", {}).items()}
         final = {**best["metrics"], **tested}
-        with self.training.judged():
-            self._write_package(final)
+        with self.watch("package"), self.training.judged():
+            self._write_package(final, last.calibration)
         metric = self.config.train.metric
         validated = self.dataset.size("validation")
         wide = accuracy_notice(best["metrics"]["accuracy"], validated) if validated and best["metrics"] else None
@@ -170,13 +219,16 @@ class _Session:
             "steps": self.position.step,
             "stopped_early": self.position.stopped,
             "examples_per_s": self.folder.metrics()[-1]["examples_per_s"],
-            "prefix_cache": {"used": False, "reason": "activations are not cached", "build_s": 0.0, "bytes": 0},
+            "wall_s": round(wall_s, 3),
+            "prefix_cache": self.prefix.summary(),
             "package": self.folder.package.uri,
+            "calibration": last.calibration,
+            "timing_s": self.watch.seconds(),
             "notices": self.notices if wide is None else [*self.notices, wide],
             "chosen": self.folder.choices(),
         }
 
-    def _write_package(self, metrics: dict[str, float]) -> None:
+    def _write_package(self, metrics: dict[str, float], calibration: dict[str, Any]) -> None:
         with tempfile.TemporaryDirectory(prefix="rayft-package-") as scratch:
             local = Path(scratch) / "package"
             write_package(
@@ -189,6 +241,8 @@ class _Session:
                 metrics=metrics,
                 dataset_fingerprint=self.dataset.fingerprint,
                 blocks_frozen=[block.name for block in self.network.blocks[: self.network.frozen_depth]],
+                blocks=describe_blocks(self.network),
+                calibration=calibration,
             )
             self.folder.package.delete()
             self.folder.package.upload_folder(local)
@@ -251,5 +305,6 @@ class _Chief:
                 "examples_per_s": self._journal.examples_per_s,
                 "left_s": (plan.total_steps - position.step) / rate if rate else None,
                 "done_epochs": position.epoch,
+                "notices": self._session.prefix.notices,
             }
         )

@@ -45,6 +45,7 @@ def settle_rate(
     place: Place,
     strategy: tf.distribute.Strategy,
     teacher: Teacher | None,
+    cached: bool,
 ) -> RunConfig:
     """Return the config with its learning rate settled; the same on every rank. A collective.
 
@@ -56,6 +57,7 @@ def settle_rate(
         place: This process among the workers.
         strategy: Spans the workers.
         teacher: Gives a part of the loss, where the run distils.
+        cached: The batches hold activations at the freeze boundary.
     """
     rates, losses = measure_losses(
         config,
@@ -64,7 +66,7 @@ def settle_rate(
         total_steps=total_steps,
         strategy=strategy,
         alive=place.alive,
-        new_task=functools.partial(Task, teacher=teacher),
+        new_task=functools.partial(Task, teacher=teacher, cached=cached),
     )
     # Two digits: a test is no more exact, and a person can repeat them.
     rate = float(f"{pick_rate(rates, losses):.2g}")

@@ -32,7 +32,7 @@ def make_statistics(task: Task, alive: Callable[[], None] = lambda: None) -> Cal
             own: list = []
             piece = task.part_of(batch, part)
             with replica_batch(task.place_of(piece, own)):
-                task.model(piece["image"], training=True)
+                task.logits(piece, training=True)
             for layer, mean, variance, count in own:
                 for variable, value in ((layer.moving_mean, mean), (layer.moving_variance, variance)):
                     index = order[id(variable)]

@@ -33,15 +33,15 @@ def train_step(task: Task, batch: Batch) -> tf.Tensor:
 
     Args:
         task: Network, loss and update.
-        batch: This replica's slice of the global batch: image float32 [b, H, W, C] in [0, 255],
-            label int32 [b], weight float32 [b] (0 marks padding), count float32 [] (real examples of
-            the global batch), position int32 [b], step int64 [].
+        batch: This replica's slice of the global batch: image float32 [b, H, W, C] in [0, 255], or with
+            the prefix cache features [b, ...] in its place; label int32 [b], weight float32 [b] (0 marks
+            padding), count float32 [] (real examples of the global batch), position int32 [b], step int64 [].
 
     Returns:
         Mean loss over the global batch, a scalar.
     """
     with tf.GradientTape() as tape:
-        logits = task.model(batch["image"], training=True)
+        logits = task.logits(batch, training=True)
         loss = task.loss(batch["label"], logits, batch)
     return task.minimize(tape, loss)
 
@@ -49,11 +49,16 @@ def train_step(task: Task, batch: Batch) -> tf.Tensor:
 class Forward:
     """The network as a step calls it: frozen prefix in folded form, then the trainable rest."""
 
-    def __init__(self, network: Network) -> None:
-        """Split ``network`` at its freeze boundary, where it has one."""
+    def __init__(self, network: Network, *, cached: bool = False) -> None:
+        """Split ``network`` at its freeze boundary, where it has one.
+
+        Args:
+            network: The whole.
+            cached: The prefix was computed before, so that none is built here: calls take its activations.
+        """
         parts = network.split()
         self._frozen = parts[0] if parts else None
-        self.prefix = fold_batch_norm(parts[0]) if parts else None
+        self.prefix = fold_batch_norm(parts[0]) if parts and not cached else None
         self.suffix = parts[1] if parts else network.model
 
     def reload(self) -> None:
@@ -62,7 +67,7 @@ class Forward:
             self.prefix.set_weights(fold_batch_norm(self._frozen).get_weights())
 
     def __call__(self, images: tf.Tensor, training: bool = False) -> tf.Tensor:
-        """Map images [b, H, W, C] in [0, 255] to logits float32 [b, classes]."""
+        """Map images [b, H, W, C] in [0, 255], or with the prefix cache activations, to logits [b, classes]."""
         features = images if self.prefix is None else self.prefix(images, training=False)
         return self.suffix(features, training=training)
 
@@ -70,6 +75,16 @@ class Forward:
     def penalty(self) -> tf.Tensor | float:
         """Sum of the regularisers that the layers carry."""
         return sum(self.suffix.losses) if self.suffix.losses else 0.0
+
+
+class CachedBatch(dict[str, tf.Tensor]):
+    """A batch with ``features`` in the place of ``image``, which says so when it is asked for one."""
+
+    def __missing__(self, key: str) -> tf.Tensor:
+        raise ConfigError(
+            f"The step reads batch[{key!r}], but with the prefix cache a batch holds {', '.join(self)}.",
+            "Call task.logits(batch, training=True) instead, or set prefix_cache to off.",
+        )
 
 
 class LossScale:
@@ -114,10 +129,13 @@ class Task:
         *,
         total_steps: int,
         strategy: tf.distribute.Strategy | None = None,
+        cached: bool = False,
         teacher: Teacher | None = None,
         anchors: dict[int, np.ndarray] | None = None,
     ) -> None:
         """Bind a network to its loss, optimizer and replicas; the current strategy where none is given.
+
+        With ``cached`` the batches hold activations at the freeze boundary instead of pictures.
 
         Call it outside of the strategy's scope: what it makes belongs to this process alone.
 
@@ -135,7 +153,7 @@ class Task:
         self.strategy = strategy = strategy or tf.distribute.get_strategy()
         phase = network.phases[network.phase]
         self.network = network
-        self.model = Forward(network)
+        self.model = Forward(network, cached=cached)
         self.variables = list(network.model.trainable_variables)
         self.num_replicas = strategy.num_replicas_in_sync
         self.teacher = teacher
@@ -184,7 +202,7 @@ class Task:
         """Run the configured step on this replica's slice; returns the global mean loss, a scalar."""
         if self.parts == 1 and not self._rho:
             with replica_batch(self.place_of(batch)):
-                loss = self._step(self, batch)
+                loss = self._step(self, _as_given(batch))
         else:
             loss = self._step_in_parts(batch)
         if isinstance(self.average, MovingAverage):
@@ -253,7 +271,7 @@ class Task:
         self._collected = []
         try:
             with replica_batch(self.place_of(part)):
-                self._step(self, part)
+                self._step(self, _as_given(part))
             if len(self._collected) != 1:
                 raise ConfigError(
                     f"train.step {self._config.train.step!r} updates the weights {len(self._collected)} times a step.",
@@ -262,6 +280,10 @@ class Task:
             return self._collected[0]
         finally:
             self._collected = None
+
+    def logits(self, batch: Batch, training: bool = False) -> tf.Tensor:
+        """Return the logits float [b, classes] of a batch of pictures or of cached activations."""
+        return self.model(batch["features"] if "features" in batch else batch["image"], training=training)
 
     def loss(self, labels: tf.Tensor, logits: tf.Tensor, batch: Batch) -> tf.Tensor:
         """Return this replica's part of the mean loss over the global batch.
@@ -350,6 +372,11 @@ class Task:
         tf.cond(finite, apply, lambda: tf.constant(False))
         self.loss_scale.record(finite)
         return loss
+
+
+def _as_given(batch: Batch) -> Batch:
+    """The batch as a step is given it."""
+    return CachedBatch(batch) if "features" in batch else batch
 
 
 def state_variables(task: Task) -> list[Any]:

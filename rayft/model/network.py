@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import math
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -68,19 +69,14 @@ class Network:
         """Put the one model that all phases share into a phase; networks returned earlier are then out of date."""
         chosen = self.phases[phase]
         freeze(self.blocks, chosen.depth, not self.trains_batch_norm(chosen), self.adapter)
-        return replace(self, phase=phase, frozen_depth=chosen.depth, boundary=self._boundary(chosen.depth))
+        return replace(
+            self, phase=phase, frozen_depth=chosen.depth, boundary=find_boundary(self.model, self.blocks, chosen.depth)
+        )
 
     def trains_batch_norm(self, phase: Phase) -> bool:
         """Whether BatchNormalization of unfrozen blocks normalises by, and keeps, statistics of the batches."""
         frozen = phase.batch_norm == "frozen" or (phase.batch_norm == "auto" and self.pretrained)
         return not frozen and self.adapter is None
-
-    def _boundary(self, depth: int) -> Any | None:
-        tensor = boundary(self.model, self.blocks, depth)
-        if tensor is not None and depth == len(self.blocks):
-            # Pooling has no weights: behind it the features are far smaller.
-            return _after_pooling(self.model, tensor)
-        return tensor
 
     def split(self) -> tuple[keras.Model, keras.Model] | None:
         """Return (prefix, suffix), sharing the model's weights, or None without a boundary."""
@@ -138,6 +134,38 @@ def build_network(config: RunConfig, num_classes: int, strategy: tf.distribute.S
         model, blocks, 0, None, image_size, _licence(config.model), phases, 0, pretrained, config.model.adapter
     )
     return replace(network, fixed=_fixed(network.at(len(phases) - 1))).at(0)
+
+
+def find_boundary(model: keras.Model, blocks: tuple[Block, ...], depth: int) -> Any | None:
+    """Return the tensor between the first ``depth`` blocks and the rest of ``model``, or None.
+
+    Of all blocks it lies behind the pooling, which has no weights: there the features are far smaller.
+    """
+    tensor = boundary(model, blocks, depth)
+    return _after_pooling(model, tensor) if tensor is not None and depth == len(blocks) else tensor
+
+
+def describe_blocks(network: Network) -> list[dict[str, Any]]:
+    """Return name, layers, parameters and frozen of each block of the backbone, then of the head."""
+    rows: list[dict[str, Any]] = []
+    counted: set[int] = set()
+    for index, block in enumerate(network.blocks):
+        weights = [weight for layer in block.layers for weight in layer.weights]
+        counted |= {id(weight) for weight in weights}
+        rows.append(_row(block.name, len(block.layers), weights, index < network.frozen_depth))
+    head = [weight for weight in network.model.weights if id(weight) not in counted]
+    return [*rows, _row("head", _layers_of_head(network), head, False)]
+
+
+def _layers_of_head(network: Network) -> int:
+    in_blocks = {id(layer) for block in network.blocks for layer in block.layers}
+    inputs = keras.layers.InputLayer
+    return sum(id(layer) not in in_blocks and not isinstance(layer, inputs) for layer in network.model.layers)
+
+
+def _row(name: str, layers: int, weights: list[Any], is_frozen: bool) -> dict[str, Any]:
+    parameters = sum(math.prod(weight.shape) for weight in weights)
+    return {"name": name, "layers": layers, "parameters": parameters, "frozen": is_frozen}
 
 
 def smallest_side(name: str) -> int:

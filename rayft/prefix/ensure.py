@@ -2,12 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
+import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
+
+import numpy as np
 
 from rayft.config import RunConfig
 from rayft.data.dataset import Dataset
+from rayft.errors import StorageError
+from rayft.model.freeze import resolve_depth
+from rayft.model.network import build_network
+from rayft.prefix.build import Builder, Work, build_entries
+from rayft.prefix.cached import Cached
+from rayft.prefix.decide import decide
+from rayft.prefix.evict import prune_caches
+from rayft.prefix.lease import Lease
+from rayft.prefix.shards import Activations
+from rayft.prefix.store import CacheFolder, Entry, Notice
+from rayft.prefix.survey import Survey, survey_boundary
+
+Tell = Callable[[dict[str, Any]], object]
 
 
 @dataclass(frozen=True)
@@ -51,13 +68,15 @@ def ensure_cache(
     them dies, the others take over its part. Without Ray, and outside of any strategy's scope.
 
     Args:
-        config: A run; ``prefix_cache.mode`` auto asks the cost model, on does not, off returns at once.
+        config: A run; ``prefix_cache.mode`` auto asks the cost model if one process builds one depth, and
+            else takes every depth that fits ``prefix_cache.max_bytes``; on takes them all; off returns at once.
         dataset: Its examples, of all splits.
         depths: Values of ``freeze.depth``; the config's own where none is given.
         passes: Times that an example will be read, for the cost model: epochs x trials; the config's
             epochs where not given.
         share: Number of this process among those that build, and their count.
-        progress: Called with ``phase`` and, while building, ``share`` in 0..1.
+        progress: Called with ``phase`` and, while building, ``share`` in 0..1; a sentence about a damaged shard
+            comes as ``notice``.
         alive: Called whenever something was got done, for a watchdog.
 
     Returns:
@@ -69,4 +88,147 @@ def ensure_cache(
         StorageError: The cache cannot be written; names the folder.
         DataError: A picture cannot be decoded.
     """
-    raise NotImplementedError
+    # With all blocks frozen, every boundary of interest lies inside the frozen part.
+    frozen = config.model_copy(update={"freeze": config.freeze.model_copy(update={"depth": "all"})})
+    depths = list(depths) or [config.freeze.depth]
+    if config.prefix_cache.mode == "off":
+        return [Ensured(depth, False, "prefix_cache.mode is off", 0.0, 0, ()) for depth in depths]
+    network = build_network(frozen, len(dataset.labels))
+    folder = CacheFolder.of(config.storage)
+    surveys = [survey_boundary(config, dataset, network, resolve_depth(depth, network.blocks)) for depth in depths]
+    builder = Builder(config, dataset, network)
+    weighing = builder if len(depths) == 1 and share == (0, 1) else None
+    times = config.train.epochs if passes is None else passes
+    decisions = [decide(config, dataset, survey, folder, weighing, times) for survey in surveys]
+    used = [survey for survey, decision in zip(surveys, decisions, strict=True) if decision.used]
+    build_s = 0.0
+    if used:
+        with contextlib.closing(
+            open_caches(config, dataset, used, folder, builder, share=share, tell=progress, alive=alive)
+        ) as opened:
+            build_s = opened.build_s
+    return [
+        Ensured(
+            depth=depth,
+            used=decision.used,
+            reason=decision.reason,
+            build_s=build_s if decision.used else 0.0,
+            bytes=survey.num_bytes if decision.used else 0,
+            keys=tuple(part.recipe.key for part in survey.parts),
+        )
+        for depth, survey, decision in zip(depths, surveys, decisions, strict=True)
+    ]
+
+
+@dataclass
+class Opened:
+    """Complete caches, kept from eviction until they are closed.
+
+    Attributes:
+        caches: One for each survey.
+        build_s: Seconds spent building; 0 where everything was there.
+        notices: Sentences about what was found damaged.
+    """
+
+    caches: list[Cached] = field(default_factory=list)
+    build_s: float = 0.0
+    notices: list[str] = field(default_factory=list)
+    leases: list[Lease] = field(default_factory=list)
+
+    def close(self) -> None:
+        """Let the caches be evicted again."""
+        for lease in self.leases:
+            lease.release()
+
+
+def open_caches(
+    config: RunConfig,
+    dataset: Dataset,
+    surveys: Sequence[Survey],
+    folder: CacheFolder,
+    builder: Builder,
+    *,
+    share: tuple[int, int],
+    tell: Tell,
+    alive: Callable[[], None],
+) -> Opened:
+    """Build what is missing of the caches of several boundaries, and map them.
+
+    Args:
+        config: The run.
+        dataset: Its examples.
+        surveys: Boundaries without an obstacle.
+        folder: Where the caches lie.
+        builder: Of the network that the surveys looked at.
+        share: Number of this process among the builders, and their count.
+        tell: Takes the progress.
+        alive: Called whenever something was got done.
+
+    Raises:
+        StorageError: The cache cannot be written.
+    """
+    opened = Opened()
+
+    def notice(text: str) -> None:
+        opened.notices.append(text)
+        tell({"phase": "prefix cache", "notice": text})
+
+    entries = {part.recipe.key: Entry(folder, part.recipe) for survey in surveys for part in survey.parts}
+    try:
+        for entry in entries.values():
+            opened.leases.append(entry.lease())
+        opened.build_s = _build(config, surveys, entries, folder, builder, share, notice, tell, alive)
+        for survey in surveys:
+            mapped = [_map(entries[part.recipe.key], part.rows, notice) for part in survey.parts]
+            views = tuple(each for each, part in zip(mapped, survey.parts, strict=True) if part.view is not None)
+            plain = next((each for each, part in zip(mapped, survey.parts, strict=True) if part.view is None), None)
+            opened.caches.append(Cached(views, plain))
+    except BaseException:
+        opened.close()
+        raise
+    return opened
+
+
+def _build(
+    config: RunConfig,
+    surveys: Sequence[Survey],
+    entries: dict[str, Entry],
+    folder: CacheFolder,
+    builder: Builder,
+    share: tuple[int, int],
+    notice: Notice,
+    tell: Tell,
+    alive: Callable[[], None],
+) -> float:
+    """Complete the caches, a pass for each set of pictures; returns the seconds it took, 0 if nothing was missing."""
+    started = time.perf_counter()
+    lacking = sum(entry.recipe.num_bytes for entry in entries.values() if entry.check(notice) is None)
+    if not lacking:
+        return 0.0
+    if share[0] == 0:
+        # Room is made first, so that the bound holds at every moment.
+        prune_caches(folder, max(0, config.prefix_cache.max_bytes - lacking))
+    # Depths given twice, or by several names, are one boundary.
+    distinct = list({survey.parts[0].recipe.key: survey for survey in surveys}.values())
+    sets = list(zip(*(survey.parts for survey in distinct), strict=True))
+    for number, parts in enumerate(sets):
+
+        def done(computed: int, mine: int, number: int = number, pictures: int = len(parts[0].rows)) -> None:
+            phase = f"computing {pictures:,} pictures up to the freeze boundary, once"
+            tell({"phase": phase, "share": (number + computed / max(1, mine)) / len(sets)})
+
+        work = [
+            Work(survey.tensor, part, entries[part.recipe.key]) for survey, part in zip(distinct, parts, strict=True)
+        ]
+        build_entries(builder, work, share, notice=notice, done=done, alive=alive)
+    return time.perf_counter() - started
+
+
+def _map(entry: Entry, rows: np.ndarray, notice: Notice) -> Activations:
+    content = entry.check(notice)
+    if content is None:
+        raise StorageError(
+            f"The prefix cache {entry.shared.uri} was damaged or removed while it was opened.",
+            "Run the same command again.",
+        )
+    return entry.open(rows, content)

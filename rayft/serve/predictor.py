@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from os import PathLike
+from pathlib import Path
 
+import keras
 import numpy as np
 import tensorflow as tf
 
 from rayft.data.picture import decode_picture
 from rayft.data.scan import problem_of
 from rayft.errors import DataError, PackageError
+from rayft.evaluation.calibration import log_probabilities
 from rayft.package import RECORD_FILE, Package, read_package
 from rayft.storage import Storage
 
@@ -23,13 +26,13 @@ class Prediction:
 
     Attributes:
         label: Name of the most probable class.
-        probability: Its probability.
+        probability: Its probability, after temperature scaling.
         probabilities: float32 [classes], in the order of the package's labels.
     """
 
     label: str
     probability: float
-    probabilities: np.ndarray
+    probabilities: np.ndarray = field(repr=False)
 
 
 def load(model: str | PathLike[str]) -> Predictor:
@@ -72,7 +75,8 @@ class Predictor:
         self.labels = package.labels
         self.record = package.record
         shape = (*package.image_size, package.channels)
-        model = package.model
+        self.temperature = _temperature(package)
+        model = _without_softmax(package)
         # Traced once, for every batch size.
         self._network = tf.function(
             lambda images: model(images, training=False),
@@ -83,6 +87,7 @@ class Predictor:
             input_signature=[tf.TensorSpec((), tf.string)],
         )
         self._shape = shape
+        self.image_size = package.image_size
         self._max_pixels = package.max_pixels
 
     @classmethod
@@ -91,22 +96,27 @@ class Predictor:
         return load(model)
 
     def predict(
-        self, pictures: Sequence[bytes], batch_size: int = 32, names: Sequence[str] | None = None
+        self,
+        pictures: Sequence[bytes | str | PathLike[str]],
+        batch_size: int = 32,
+        names: Sequence[str] | None = None,
     ) -> list[Prediction]:
-        """Answer encoded pictures, decoded exactly as in training.
+        """Answer pictures, decoded exactly as in training.
 
         Args:
-            pictures: Contents of JPEG, PNG, GIF, BMP or WebP files.
+            pictures: JPEG, PNG, GIF, BMP or WebP files: paths, or their contents.
             batch_size: Pictures per pass of the network; bounds the memory.
-            names: What to call each picture in errors; their index otherwise.
+            names: What to call each picture in errors; its path or index otherwise.
 
         Raises:
-            DataError: A picture cannot be decoded, or is too large; names it.
+            DataError: A picture cannot be read or decoded, or is too large; names it.
         """
+        if isinstance(pictures, (bytes, str, PathLike)):
+            raise DataError("`predict` got one picture, not a list of them.", "Put it into a list: predict([picture]).")
         answers: list[Prediction] = []
         for start in range(0, len(pictures), batch_size):
             batch = range(start, min(start + batch_size, len(pictures)))
-            images = [self._decode_one(pictures[i], repr(names[i]) if names else f"number {i}") for i in batch]
+            images = [self._decode_one(_content(pictures[i]), _name(pictures[i], names, i)) for i in batch]
             answers += self.predict_images(np.stack(images))
         return answers
 
@@ -119,17 +129,69 @@ class Predictor:
         Raises:
             DataError: The shape is another.
         """
+        probabilities = np.exp(log_probabilities(self.logits(images), self.temperature)).astype(np.float32)
+        best = probabilities.argmax(axis=1)
+        return [Prediction(self.labels[i], float(row[i]), row) for row, i in zip(probabilities, best, strict=True)]
+
+    def logits(self, images: np.ndarray) -> np.ndarray:
+        """Return what the network says before softmax and temperature, float [n, classes].
+
+        Args:
+            images: float32 [n, H, W, C] in 0..255.
+
+        Raises:
+            DataError: The shape is another.
+        """
         if images.ndim != 4 or images.shape[1:] != self._shape:
             raise DataError(
                 f"Images have the shape {list(images.shape)}; [n, {', '.join(map(str, self._shape))}] is allowed.",
                 "Resize them, or give encoded pictures to `predict`.",
             )
-        probabilities = self._network(tf.constant(images, tf.float32)).numpy()
-        best = probabilities.argmax(axis=1)
-        return [Prediction(self.labels[i], float(row[i]), row) for row, i in zip(probabilities, best, strict=True)]
+        return self._network(tf.constant(images, tf.float32)).numpy()
+
+    def __repr__(self) -> str:
+        size = "x".join(map(str, self._shape))
+        return f"Predictor({self.record.get('name')!r}, {len(self.labels)} classes, pictures of {size})"
 
     def _decode_one(self, picture: bytes, name: str) -> np.ndarray:
         problem = problem_of(picture, self._max_pixels)
         if problem is not None:
             raise DataError(f"Picture {name} {problem}.", "Give a JPEG, PNG, GIF, BMP or WebP picture.")
         return self._decode(tf.constant(picture)).numpy()
+
+
+def _content(picture: bytes | str | PathLike[str]) -> bytes:
+    if isinstance(picture, bytes):
+        return picture
+    try:
+        return Path(picture).read_bytes()
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise DataError(f"Cannot read the picture {str(picture)!r}: {reason}.", "Check the path.") from None
+
+
+def _name(picture: bytes | str | PathLike[str], names: Sequence[str] | None, index: int) -> str:
+    if names is not None:
+        return repr(names[index])
+    return f"number {index}" if isinstance(picture, bytes) else repr(str(picture))
+
+
+def _temperature(package: Package) -> float:
+    """The divisor of the logits; 1 for packages without calibration."""
+    found = package.record.get("calibration", {}).get("temperature", 1.0)
+    if not isinstance(found, (int, float)) or not 0 < found < float("inf"):
+        raise PackageError(
+            f"{package.folder / RECORD_FILE} holds the calibration.temperature {found!r}; above 0 is allowed.",
+            "Write the package anew.",
+        )
+    return float(found)
+
+
+def _without_softmax(package: Package) -> keras.Model:
+    last = package.model.layers[-1]
+    if not isinstance(last, keras.layers.Softmax):
+        raise PackageError(
+            f"The network of {package.folder} ends in {type(last).__name__}, not in a Softmax.",
+            "Write the package with rayft.",
+        )
+    return keras.Model(package.model.inputs[0], last.input)

@@ -88,12 +88,3 @@ def test_ctrl_c_exits_with_130_and_a_bug_with_its_traceback():
     bug = _python("-c", code.format("ZeroDivisionError"))
     assert bug.returncode == 1
     assert "Traceback" in bug.stderr
-
-
-def test_folders_expand_to_the_pictures_below_them_in_order(tmp_path):
-    for name in ("b.PNG", "a/c.jpg", "a/notes.txt", "a/b.webp"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).touch()
-    other = tmp_path / "a" / "notes.txt"
-    found = [str(path.relative_to(tmp_path)) for path in cli._expand([tmp_path, other])]
-    assert found == ["a/b.webp", "a/c.jpg", "b.PNG", "a/notes.txt"]

@@ -1,0 +1,1 @@
+"""What a trained network is worth: predictions, figures over them, calibration."""

@@ -1,0 +1,199 @@
+"""Whether a cache pays, from a measured probe."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from rayft.config import RunConfig
+from rayft.data.dataset import Dataset
+from rayft.errors import ConfigError, StorageError
+from rayft.prefix.build import Builder, Work
+from rayft.prefix.recipe import BATCH_ROWS
+from rayft.prefix.store import CacheFolder, Entry
+from rayft.prefix.survey import Survey
+
+# Files hold a little more than the numbers.
+_FILE_OVERHEAD = 1.02
+_PROBE_ROUNDS = 2
+_PROBE_BYTES = 64_000_000
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Whether the cache is used, and why; a clause that a person can read."""
+
+    used: bool
+    reason: str
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Seconds a picture, measured on this machine.
+
+    Attributes:
+        decode_s: From encoded bytes to pixels.
+        prefix_s: From pixels to the boundary.
+        read_s: From the cache to memory.
+        write_s: From memory to the cache.
+    """
+
+    decode_s: float
+    prefix_s: float
+    read_s: float
+    write_s: float
+
+
+def decide(
+    config: RunConfig,
+    dataset: Dataset,
+    survey: Survey,
+    folder: CacheFolder,
+    builder: Builder | None,
+    passes: float,
+) -> Decision:
+    """Choose between a cache and the prefix in every step.
+
+    The time of the suffix is the same on both sides, so it need not be known.
+
+    Args:
+        config: The run.
+        dataset: Its examples.
+        survey: Of its boundary.
+        folder: Where the cache would lie.
+        builder: For the probe; None decides without one, and then for the cache wherever it is possible.
+        passes: Times that a training example will be read.
+
+    Raises:
+        ConfigError: ``prefix_cache.mode`` is on, and there can be no cache.
+        StorageError: ``prefix_cache.mode`` is on, and the disk has no room.
+    """
+    mode = config.prefix_cache.mode
+    if mode == "off":
+        return Decision(False, "prefix_cache.mode is off")
+    if survey.obstacle:
+        if mode == "on":
+            raise ConfigError(
+                f"prefix_cache.mode is on, but {survey.obstacle}.", "Change that, or set prefix_cache to auto or off."
+            )
+        return Decision(False, survey.obstacle)
+    if all(Entry(folder, part.recipe).committed() for part in survey.parts):
+        return Decision(True, f"the activations are there already, {show_size(survey.num_bytes)}")
+    if survey.num_bytes > config.prefix_cache.max_bytes:
+        too_large = f"the activations take {survey.num_bytes} bytes, prefix_cache.max_bytes is " + str(
+            config.prefix_cache.max_bytes
+        )
+        if mode == "on":
+            raise ConfigError(f"prefix_cache.mode is on, but {too_large}.", "Raise it, or freeze more blocks.")
+        return Decision(False, too_large)
+    if no_room := _no_room(folder, survey.num_bytes):
+        if mode == "on":
+            raise StorageError(
+                f"prefix_cache.mode is on, but {no_room}.", "Free some space, choose another storage, or set it to off."
+            )
+        return Decision(False, no_room)
+    if mode == "on":
+        return Decision(True, f"prefix_cache.mode is on; {show_size(survey.num_bytes)}")
+    if builder is None:
+        return Decision(True, f"many runs share it; {show_size(survey.num_bytes)}")
+    return _weigh(dataset, survey, folder, builder, passes)
+
+
+def _weigh(dataset: Dataset, survey: Survey, folder: CacheFolder, builder: Builder, passes: float) -> Decision:
+    reads = passes * (dataset.size("train") + dataset.size("validation")) + dataset.size("test")
+    computed = sum(len(part.rows) for part in survey.parts)
+    if reads <= computed:
+        return Decision(False, f"a cache would compute {computed:,} pictures, the run itself {reads:,.0f}")
+    probe = measure(builder, survey, folder)
+    once = probe.decode_s + probe.prefix_s
+    build_s = computed * (once + probe.write_s)
+    saved_s = reads * (once - probe.read_s) - build_s
+    said = (
+        f"a picture takes {1e3 * probe.decode_s:.2f} ms to decode and {1e3 * probe.prefix_s:.2f} ms in the prefix, "
+        f"{1e3 * probe.read_s:.3f} ms to read back; over {reads:,.0f} readings a cache of "
+        f"{show_size(survey.num_bytes)} {'saves' if saved_s > 0 else 'costs'} about {abs(saved_s):.0f} s, "
+        f"its {build_s:.0f} s of building counted"
+    )
+    return Decision(saved_s > 0, said)
+
+
+def measure(builder: Builder, survey: Survey, folder: CacheFolder) -> Probe:
+    """Time decoding, prefix, and the writing and reading of activations, on a few real pictures."""
+    part = survey.parts[0]
+    compute = builder.compute([Work(survey.tensor, part, Entry(folder, part.recipe))])
+    numbers = [k % -(-len(part.rows) // BATCH_ROWS) for k in range(2 * _PROBE_ROUNDS + 1)]
+    batches = iter(builder.pictures(part, numbers))
+    image = next(batches)["image"]
+    compute(image)
+    # What was prefetched while the prefix was compiled does not count.
+    for _ in range(_PROBE_ROUNDS):
+        next(batches)
+    started = time.perf_counter()
+    for _ in range(_PROBE_ROUNDS):
+        image = next(batches)["image"]
+    decode_s = (time.perf_counter() - started) / (_PROBE_ROUNDS * BATCH_ROWS)
+    started = time.perf_counter()
+    for _ in range(_PROBE_ROUNDS):
+        (activations,) = compute(image)
+        content = activations.numpy().tobytes()
+    prefix_s = (time.perf_counter() - started) / (_PROBE_ROUNDS * BATCH_ROWS)
+    write_s, copy_s = _measure_disk(folder.local, content)
+    cold = survey.num_bytes > _available_memory() / 2
+    row_bytes = part.recipe.row_bytes
+    return Probe(decode_s, prefix_s, row_bytes * (write_s if cold else copy_s), row_bytes * write_s)
+
+
+def _measure_disk(folder: Path, content: bytes) -> tuple[float, float]:
+    """Return seconds a byte: written through to the disk, and read from the page cache."""
+    content = content * max(1, min(_PROBE_BYTES // len(content), 256))
+    content = content[:_PROBE_BYTES]
+    path = folder / f".probe-{os.getpid()}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        started = time.perf_counter()
+        with path.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        written = time.perf_counter()
+        path.read_bytes()
+        read = time.perf_counter()
+    except OSError as error:
+        raise StorageError(
+            f"Cannot write the prefix cache in {folder}: {error.strerror}.",
+            "Free some space, choose another storage, or train without it: --set prefix_cache=off.",
+        ) from None
+    finally:
+        path.unlink(missing_ok=True)
+    return (written - started) / len(content), (read - written) / len(content)
+
+
+def _no_room(folder: CacheFolder, num_bytes: int) -> str:
+    place = folder.local
+    while not place.exists():
+        place = place.parent
+    free = shutil.disk_usage(place).free
+    if num_bytes * _FILE_OVERHEAD <= free:
+        return ""
+    return f"the activations take {show_size(num_bytes)}, the disk of {folder.local} has {show_size(free)} left"
+
+
+def _available_memory() -> float:
+    """Bytes that the page cache may take; all of them where the system does not say."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return float("inf")
+    return next((1024.0 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")), float("inf"))
+
+
+def show_size(num_bytes: float) -> str:
+    """Return a size for a person."""
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if num_bytes < 1000:
+            return f"{num_bytes:.0f} {unit}" if unit == "bytes" else f"{num_bytes:.1f} {unit}"
+        num_bytes /= 1000
+    return f"{num_bytes:.1f} TB"

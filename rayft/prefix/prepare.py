@@ -1,0 +1,108 @@
+"""What a run does about its frozen prefix before it trains: decide, say so, open the cache."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from rayft.config import RunConfig
+from rayft.data.dataset import Dataset
+from rayft.model.network import Network
+from rayft.prefix.build import Builder
+from rayft.prefix.cached import Cached
+from rayft.prefix.decide import Decision, decide
+from rayft.prefix.ensure import Opened, Tell, open_caches
+from rayft.prefix.store import CacheFolder
+from rayft.prefix.survey import Survey, survey_boundary
+from rayft.runs import RunFolder
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """How a run comes by the activations at its freeze boundary.
+
+    Attributes:
+        decision: Cached or not, and why.
+        opened: The opened cache, or None.
+        num_bytes: Size of the cache; 0 without one.
+    """
+
+    decision: Decision
+    opened: Opened | None
+    num_bytes: int
+
+    @property
+    def cached(self) -> Cached | None:
+        """The cached activations, or None where each step computes the prefix."""
+        return self.opened.caches[0] if self.opened else None
+
+    @property
+    def notices(self) -> list[str]:
+        """Sentences for a person: what was decided and why, what was found damaged."""
+        word = "used" if self.decision.used else "not used"
+        return [f"prefix cache {word}: {self.decision.reason}", *(self.opened.notices if self.opened else [])]
+
+    def summary(self) -> dict[str, Any]:
+        """Return ``prefix_cache`` of result.json."""
+        build_s = round(self.opened.build_s, 3) if self.opened else 0.0
+        return {**asdict(self.decision), "build_s": build_s, "bytes": self.num_bytes}
+
+    def close(self) -> None:
+        """Let the cache be evicted again."""
+        if self.opened:
+            self.opened.close()
+
+
+def prepare_prefix(
+    config: RunConfig,
+    dataset: Dataset,
+    network: Network,
+    run: RunFolder,
+    *,
+    share: tuple[int, int],
+    broadcast: Callable[[Any], Any],
+    tell: Tell,
+    alive: Callable[[], None],
+) -> Prefix:
+    """Decide whether a run uses the prefix cache, and open it; all ranks build what is missing.
+
+    A resumed run follows the decision of its beginning: cached and computed activations differ by rounding.
+
+    Args:
+        config: The run.
+        dataset: Its examples.
+        network: Its network.
+        run: Its folder, where the decision is kept.
+        share: Rank of this process, and number of workers.
+        broadcast: Gives every rank the chief's small value; a barrier.
+        tell: Takes the progress.
+        alive: Called whenever something was got done.
+
+    Raises:
+        ConfigError: ``prefix_cache.mode`` is on, and there can be no cache.
+        StorageError: The cache cannot be written.
+    """
+    survey = survey_boundary(config, dataset, network, network.frozen_depth)
+    folder = CacheFolder.of(config.storage)
+    builder = Builder(config, dataset, network)
+    chosen = _decide(config, dataset, survey, folder, builder, run) if share[0] == 0 else None
+    # Barrier: the chief decides, since a probe gives another figure in every process.
+    decision: Decision = broadcast(chosen)
+    tell({"phase": f"prefix cache {'used' if decision.used else 'not used'}: {decision.reason}"})
+    if not decision.used:
+        return Prefix(decision, None, 0)
+    opened = open_caches(config, dataset, [survey], folder, builder, share=share, tell=tell, alive=alive)
+    return Prefix(decision, opened, survey.num_bytes)
+
+
+def _decide(
+    config: RunConfig, dataset: Dataset, survey: Survey, folder: CacheFolder, builder: Builder, run: RunFolder
+) -> Decision:
+    where = run.storage / "prefix_cache.json"
+    if where.exists():
+        return Decision(**json.loads(where.read_bytes()))
+    decision = decide(config, dataset, survey, folder, builder, config.train.epochs)
+    where.write_bytes(json.dumps(asdict(decision)).encode())
+    return decision

@@ -1,0 +1,1 @@
+"""Pages that show what came out, one self-contained HTML file each."""
