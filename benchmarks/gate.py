@@ -9,6 +9,7 @@ import resource
 import signal
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 PR_SET_PDEATHSIG = 1  # From Linux' sys/prctl.h.
@@ -21,14 +22,20 @@ class Gate:
     the process ends in one of them when the driver has enough.
     """
 
-    def __init__(self, cores: list[int]) -> None:
-        """Pin this process; call it before TensorFlow or PyTorch is imported, which count the cores."""
+    def __init__(self, cores: list[int], cpu_clock: Callable[[], float] = time.process_time) -> None:
+        """Pin this process; call it before TensorFlow or PyTorch is imported, which count the cores.
+
+        Args:
+            cores: The cores.
+            cpu_clock: CPU seconds so far, of all that works for this side.
+        """
         os.sched_setaffinity(0, cores)
         # A worker that waits for its partner would outlive a driver that was killed.
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         # What libraries print must not mix with the answers.
         self._answers = os.fdopen(os.dup(1), "w", buffering=1)
         os.dup2(2, 1)
+        self._cpu_clock = cpu_clock
         self._left = 0
         self._epochs = 0
         self._started = 0.0
@@ -45,7 +52,7 @@ class Gate:
         if self._left:
             return
         seconds = time.perf_counter() - self._started
-        cpu_s = time.process_time() - self._started_cpu
+        cpu_s = self._cpu_clock() - self._started_cpu
         self._answer({"epochs": self._epochs, "seconds": seconds, "cpu_s": cpu_s, "peak_bytes": _peak_bytes()})
         self._wait()
 
@@ -55,7 +62,7 @@ class Gate:
             # Workers end one by one; an orderly end would wait for partners that are gone.
             os._exit(0)
         self._left = self._epochs = int(command)
-        self._started, self._started_cpu = time.perf_counter(), time.process_time()
+        self._started, self._started_cpu = time.perf_counter(), self._cpu_clock()
 
     def _answer(self, values: dict[str, Any]) -> None:
         print(json.dumps(values), file=self._answers)

@@ -18,6 +18,7 @@ from typing import Any
 import keras
 
 from rayft.config import RunConfig
+from rayft.data.views import tta_record
 from rayft.errors import PackageError
 from rayft.model.layers import portable
 
@@ -102,6 +103,7 @@ def write_package(
             "resize": "bilinear, antialiased, aspect not kept",
             "transparency": "over white",
             "value_range": [0, 255],
+            "tta": tta_record(config),
         },
         "metrics": metrics,
         "lineage": {

@@ -1,7 +1,9 @@
 """The settings of a run, a module for each group of sections."""
 
+from rayft.config.augment import AugmentConfig, AugMixConfig, LayerConfig, RandomResizedCropConfig
 from rayft.config.cluster import ClusterConfig
-from rayft.config.data import AugmentConfig, ColumnsConfig, DataConfig
+from rayft.config.data import ColumnsConfig, DataConfig
+from rayft.config.evaluate import EvaluateConfig, TtaConfig
 from rayft.config.files import dump_config, json_schema, load_config, parse_config, resolve_config, with_overrides
 from rayft.config.model import AdapterConfig, FreezeConfig, ModelConfig, PhaseConfig, is_head_only
 from rayft.config.prefix import PrefixCacheConfig
@@ -14,20 +16,25 @@ __all__ = [
     "BLOCKS_RATE",
     "HEAD_RATE",
     "AdapterConfig",
+    "AugMixConfig",
     "AugmentConfig",
     "ClusterConfig",
     "ColumnsConfig",
     "DataConfig",
     "DistillConfig",
+    "EvaluateConfig",
     "FreezeConfig",
+    "LayerConfig",
     "MlflowConfig",
     "ModelConfig",
     "OptimConfig",
     "PhaseConfig",
     "PrefixCacheConfig",
+    "RandomResizedCropConfig",
     "RunConfig",
     "TrackConfig",
     "TrainConfig",
+    "TtaConfig",
     "dump_config",
     "is_auto",
     "is_head_only",

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from rayft.config.augment import AugmentConfig
 from rayft.config.section import Section, Side
 
 if TYPE_CHECKING:
@@ -24,19 +25,6 @@ class ColumnsConfig(Section):
     label_name: str | None = Field(None, description="Name of an integer class. Usual name: label_name.")
     split: str | None = Field(None, description="train, validation or test. Usual name: split.")
     group: str | None = Field(None, description="Examples of one group never fall into two splits. Usual name: group.")
-
-
-class AugmentConfig(Section):
-    """Random changes of training pictures; each draw depends on seed, epoch and example alone."""
-
-    horizontal_flip: bool = Field(False, description="Mirror left and right, one time in two.")
-    vertical_flip: bool = Field(False, description="Mirror top and bottom, one time in two.")
-    crop: float = Field(0.0, ge=0, lt=1, description="Largest part of each side that a crop may cut away.")
-    rotate: float = Field(0.0, ge=0, le=180, description="Largest rotation, degrees, both ways.")
-    brightness: float = Field(0.0, ge=0, le=1, description="Largest shift, as a part of the full range.")
-    contrast: float = Field(0.0, ge=0, lt=1, description="Largest relative change of contrast.")
-    saturation: float = Field(0.0, ge=0, lt=1, description="Largest relative change of saturation.")
-    hue: float = Field(0.0, ge=0, le=0.5, description="Largest rotation of hue, in turns.")
 
 
 class DataConfig(Section):
@@ -63,10 +51,14 @@ class DataConfig(Section):
     )
 
     @model_validator(mode="after")
-    def _something_is_left_to_train_on(self) -> DataConfig:
+    def _across_fields(self) -> DataConfig:
         if self.validation_fraction + self.test_fraction >= 1:
             raise ValueError(
                 f"validation_fraction is {self.validation_fraction}, test_fraction is {self.test_fraction}; "
                 "their sum must be below 1, to leave something to train on"
+            )
+        if self.augment.mixes and self.global_batch_size < 2:
+            raise ValueError(
+                f"global_batch_size is {self.global_batch_size}; mixup and cutmix need at least 2 examples a step"
             )
         return self

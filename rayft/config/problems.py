@@ -89,6 +89,8 @@ def _allowed(field: FieldInfo) -> str:
 def _schema_in_words(schema: dict[str, Any]) -> str:
     if "anyOf" in schema:
         return " or ".join(_schema_in_words(choice) for choice in schema["anyOf"])
+    if "$ref" in schema:
+        return "a section of its own"
     if "enum" in schema:
         return ", ".join(map(str, schema["enum"]))
     if "const" in schema:

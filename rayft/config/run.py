@@ -6,8 +6,10 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
+from rayft.config.augment import AugmentConfig
 from rayft.config.cluster import ClusterConfig
 from rayft.config.data import DataConfig
+from rayft.config.evaluate import EvaluateConfig
 from rayft.config.model import AdapterConfig, FreezeConfig, ModelConfig, is_head_only, last_depth
 from rayft.config.prefix import PrefixCacheConfig
 from rayft.config.problems import NAME_PATTERN
@@ -30,6 +32,7 @@ class RunConfig(Section):
     prefix_cache: PrefixCacheConfig = Field(
         PrefixCacheConfig(), description="Cache of the frozen prefix; one word, such as auto, is its mode."
     )
+    evaluate: EvaluateConfig = Field(EvaluateConfig(), description="Evaluation and serving.")
     cluster: ClusterConfig = Field(ClusterConfig(), description="Ray resources.")
     track: TrackConfig = Field(TrackConfig(), description="Who hears of the run besides its folder.")
 
@@ -50,6 +53,16 @@ class RunConfig(Section):
         if "learning_rate" not in optim and freeze.get("depth", last_depth(freeze) or "all") != "all":
             tree = {**tree, "optim": {**optim, "learning_rate": ADAPTER_RATE if adapted else BLOCKS_RATE}}
         return tree
+
+    @model_validator(mode="after")
+    def _views_can_be_drawn(self) -> RunConfig:
+        views, augment = self.evaluate.tta.views, self.data.augment
+        if views and augment.for_views() == AugmentConfig():
+            raise ValueError(f"evaluate.tta.views is {views}, but data.augment has nothing to draw them with")
+        own = [layer.name for layer in augment.layers if ":" in layer.name]
+        if views and own:
+            raise ValueError(f"evaluate.tta.views is {views}, but a package cannot hold {own[0]}, which they need")
+        return self
 
     @model_validator(mode="after")
     def _across_fields(self) -> RunConfig:

@@ -7,7 +7,10 @@ import math
 import tensorflow as tf
 
 from rayft.config import AugmentConfig
-from rayft.data.picture import LUMA
+from rayft.data.boxes import random_box, resized_crop_box
+from rayft.data.own_layers import apply_layers
+from rayft.data.picture import LUMA, ChooseBox, decode_picture
+from rayft.data.policy import augmix, randaugment
 from rayft.errors import ConfigError
 
 # A constant per operation, so that switching one on does not change the draws of another.
@@ -20,11 +23,62 @@ _OPERATIONS = {
     "contrast": 6,
     "saturation": 7,
     "hue": 8,
+    "policy": 9,
+    "augmix": 10,
+    "layers": 11,
+    "random_erasing": 12,
+    "erased_box": 13,
+    "noise": 14,
+    "random_resized_crop": 15,
+    "mix": 16,
 }
+# Zhong et al. 2017, arXiv:1708.04896, section 3: part of the area that is erased, and aspect of the rectangle.
+_ERASED_SCALE = (0.02, 0.4)
+_ERASED_RATIO = (0.3, 1 / 0.3)
+
+
+def operation_key(seed: tf.Tensor, operation: str) -> tf.Tensor:
+    """Return the seed [2] of one operation on one example.
+
+    Args:
+        seed: int32 or int64 [2] or [3]: run seed, epoch, example.
+        operation: Its name.
+    """
+    key = seed[:2]
+    if seed.shape[0] == 3:
+        key = tf.random.fold_in(key, seed[2], alg="philox")
+    return tf.random.fold_in(key, _OPERATIONS[operation], alg="philox")
+
+
+def box_chooser(seed: tf.Tensor, config: AugmentConfig) -> ChooseBox | None:
+    """Return what draws the random resized crop of a picture, which is cut while it is decoded; None without it."""
+    crop_range = config.random_resized_crop
+    if crop_range is None:
+        return None
+    key = operation_key(seed, "random_resized_crop")
+    return lambda height, width: resized_crop_box(key, height, width, crop_range.scale, crop_range.ratio)
+
+
+def decode_training_picture(
+    encoded: tf.Tensor, seed: tf.Tensor, image_size: tuple[int, int], channels: int, config: AugmentConfig
+) -> tf.Tensor:
+    """Decode a picture and change it at random, all but mixing; float32 [H, W, C] in 0..255.
+
+    Args:
+        encoded: string [], the content of the file.
+        seed: int64 [3]: run seed, epoch, example.
+        image_size: Height and width of the result.
+        channels: 1 or 3.
+        config: What is changed.
+    """
+    image = decode_picture(encoded, image_size, channels, box_chooser(seed, config))
+    return augment(tf.ensure_shape(image, [*image_size, channels]), seed, config)
 
 
 def augment(image: tf.Tensor, seed: tf.Tensor, config: AugmentConfig) -> tf.Tensor:
     """Change a picture at random; the same seed gives bit-equal pixels in any batch on any worker.
+
+    All but ``random_resized_crop``, which ``box_chooser`` draws, and mixing (``rayft.data.mix``).
 
     Args:
         image: float32 [H, W, C] in 0..255, H, W and C static.
@@ -35,20 +89,16 @@ def augment(image: tf.Tensor, seed: tf.Tensor, config: AugmentConfig) -> tf.Tens
         float32 [H, W, C] in 0..255.
 
     Raises:
-        ConfigError: Saturation or hue of pictures with one channel.
+        ConfigError: Saturation or hue of pictures with one channel, or a layer that is refused.
     """
     if image.shape[-1] == 1 and (config.saturation or config.hue):
         raise ConfigError(
             f"data.augment has saturation {config.saturation} and hue {config.hue}, but data.channels is 1.",
             "Set both to 0, or data.channels to 3.",
         )
-    key = seed[:2]
-    if seed.shape[0] == 3:
-        key = tf.random.fold_in(key, seed[2], alg="philox")
 
     def draw(operation: str, count: int = 1) -> tf.Tensor:
-        own_key = tf.random.fold_in(key, _OPERATIONS[operation], alg="philox")
-        return tf.random.stateless_uniform([count], own_key, alg="philox")
+        return tf.random.stateless_uniform([count], operation_key(seed, operation), alg="philox")
 
     if config.horizontal_flip:
         image = _mirror(image, draw("horizontal_flip")[0] < 0.5, axis=1)
@@ -70,7 +120,35 @@ def augment(image: tf.Tensor, seed: tf.Tensor, config: AugmentConfig) -> tf.Tens
     if config.hue:
         # Hue has no meaning for negative values, hence the clip before; a turn keeps the range.
         image = tf.image.adjust_hue(image, _symmetric(draw("hue")[0], config.hue))
+    if config.policy == "randaugment":
+        image = randaugment(image, operation_key(seed, "policy"), config.num_ops, config.magnitude)
+    if config.augmix is not None:
+        image = augmix(image, operation_key(seed, "augmix"), config.augmix)
+    if config.layers:
+        image = apply_layers(image, operation_key(seed, "layers"), config.layers)
+    if config.random_erasing:
+        keys = operation_key(seed, "erased_box"), operation_key(seed, "noise")
+        chosen = draw("random_erasing")[0] < config.random_erasing
+        image = tf.cond(chosen, lambda: erase(image, *keys), lambda: image)
     return image
+
+
+def erase(image: tf.Tensor, box_key: tf.Tensor, noise_key: tf.Tensor) -> tf.Tensor:
+    """Cover a random rectangle with noise.
+
+    Source: Zhong et al. 2017, arXiv:1708.04896, algorithm 1, with random values (RE-R).
+
+    Args:
+        image: float32 [H, W, C].
+        box_key: Seed [2] of the rectangle.
+        noise_key: Seed [2] of its pixels.
+    """
+    height, width = image.shape[0], image.shape[1]
+    box, fits = random_box(box_key, tf.constant(height), tf.constant(width), _ERASED_SCALE, _ERASED_RATIO)
+    y, x = tf.range(height)[:, None, None], tf.range(width)[None, :, None]
+    inside = (y >= box[0]) & (y < box[0] + box[2]) & (x >= box[1]) & (x < box[1] + box[3])
+    noise = tf.random.stateless_uniform(image.shape, noise_key, 0.0, 255.0, alg="philox")
+    return tf.where(fits & inside, noise, image)
 
 
 def crop(image: tf.Tensor, draws: tf.Tensor, largest_cut: float) -> tf.Tensor:

@@ -6,7 +6,12 @@ Everything runs in TensorFlow's C++ kernels.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import tensorflow as tf
+
+# (height, width) of the upright picture -> top, left, height, width of the part to keep; all int32.
+ChooseBox = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 
 # ITU-R BT.601 luma.
 LUMA = (0.299, 0.587, 0.114)
@@ -14,7 +19,9 @@ LUMA = (0.299, 0.587, 0.114)
 _HEAD_BYTES = 1 << 16
 
 
-def decode_picture(encoded: tf.Tensor, image_size: tuple[int, int], channels: int) -> tf.Tensor:
+def decode_picture(
+    encoded: tf.Tensor, image_size: tuple[int, int], channels: int, choose_box: ChooseBox | None = None
+) -> tf.Tensor:
     """Decode a JPEG, PNG, GIF (first frame), BMP or WebP picture; a pure function of the bytes.
 
     Transparency of PNG and WebP is composited over white; of BMP it is ignored, because most
@@ -26,6 +33,8 @@ def decode_picture(encoded: tf.Tensor, image_size: tuple[int, int], channels: in
         encoded: string [], the content of the file.
         image_size: Height and width of the result; bilinear with antialiasing, aspect not kept.
         channels: 3, or 1 for luma.
+        choose_box: Draws the part that is kept; the whole picture if not given. Of a JPEG, little more than
+            that part is decoded.
 
     Returns:
         float32 [height, width, channels] in 0..255, up to rounding (1e-4) in the resize.
@@ -33,16 +42,55 @@ def decode_picture(encoded: tf.Tensor, image_size: tuple[int, int], channels: in
     Raises:
         tf.errors.InvalidArgumentError: The bytes are not such a picture.
     """
-    pixels = tf.io.decode_image(encoded, channels=0, expand_animations=False)
-    pixels.set_shape([None, None, None])
-    pixels = tf.cond(tf.equal(tf.shape(pixels)[2], 3), lambda: pixels, lambda: _to_rgb(pixels, encoded))
     is_jpeg = tf.equal(tf.strings.substr(encoded, 0, 2), b"\xff\xd8")
-    pixels = tf.cond(is_jpeg, lambda: _turn_upright(pixels, _exif_orientation(encoded)), lambda: pixels)
+    if choose_box is None:
+        pixels = _decode_whole(encoded)
+        pixels = tf.cond(is_jpeg, lambda: _turn_upright(pixels, _exif_orientation(encoded)), lambda: pixels)
+    else:
+        pixels = tf.cond(
+            is_jpeg,
+            lambda: _decode_part_of_jpeg(encoded, choose_box),
+            lambda: _cut(_decode_whole(encoded), choose_box),
+        )
     pixels.set_shape([None, None, 3])
     resized = tf.image.resize(pixels, image_size, method="bilinear", antialias=True)
     if channels == 1:
         return tf.tensordot(resized, tf.constant(LUMA)[:, None], axes=1)
     return resized
+
+
+def _decode_whole(encoded: tf.Tensor) -> tf.Tensor:
+    """Decode to uint8 [h, w, 3], as stored."""
+    pixels = tf.io.decode_image(encoded, channels=0, expand_animations=False)
+    pixels.set_shape([None, None, None])
+    return tf.cond(tf.equal(tf.shape(pixels)[2], 3), lambda: pixels, lambda: _to_rgb(pixels, encoded))
+
+
+def _cut(pixels: tf.Tensor, choose_box: ChooseBox) -> tf.Tensor:
+    shape = tf.shape(pixels)
+    top, left, height, width = tf.unstack(choose_box(shape[0], shape[1]))
+    return pixels[top : top + height, left : left + width]
+
+
+def _decode_part_of_jpeg(encoded: tf.Tensor, choose_box: ChooseBox) -> tf.Tensor:
+    """Decode what a box in the upright picture asks for; the result is upright."""
+    orientation = _exif_orientation(encoded)
+    stored = tf.io.extract_jpeg_shape(encoded)[:2]
+    lies = orientation >= 5
+    upright = tf.where(lies, stored[::-1], stored)
+    box = choose_box(upright[0], upright[1])
+    start, size = box[:2], box[2:]
+    # The reverse of _turn_upright: its last mirroring first.
+    upside_down, mirrored = _mirrorings(orientation)
+    start = tf.where(tf.stack([upside_down, mirrored]), upright - start - size, start)
+    start, size = tf.where(lies, start[::-1], start), tf.where(lies, size[::-1], size)
+    part = tf.image.decode_and_crop_jpeg(encoded, tf.concat([start, size], 0), channels=3)
+    return _turn_upright(part, orientation)
+
+
+def _mirrorings(orientation: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Tell whether a picture, once transposed where need be, is upside down, and whether it is mirrored."""
+    return tf.reduce_any(tf.equal(orientation, [3, 4, 7, 8])), tf.reduce_any(tf.equal(orientation, [2, 3, 6, 7]))
 
 
 def _to_rgb(pixels: tf.Tensor, encoded: tf.Tensor) -> tf.Tensor:
@@ -64,9 +112,8 @@ def _turn_upright(pixels: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
 
     def turn() -> tf.Tensor:
         turned = tf.cond(orientation >= 5, lambda: tf.transpose(pixels, [1, 0, 2]), lambda: pixels)
-        mirrored = tf.reduce_any(tf.equal(orientation, [2, 3, 6, 7]))
+        upside_down, mirrored = _mirrorings(orientation)
         turned = tf.cond(mirrored, lambda: tf.reverse(turned, [1]), lambda: turned)
-        upside_down = tf.reduce_any(tf.equal(orientation, [3, 4, 7, 8]))
         return tf.cond(upside_down, lambda: tf.reverse(turned, [0]), lambda: turned)
 
     return tf.cond(orientation > 1, turn, lambda: pixels)

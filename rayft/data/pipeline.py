@@ -9,9 +9,10 @@ import numpy as np
 import tensorflow as tf
 
 from rayft.config import RunConfig
-from rayft.data.augment import augment
+from rayft.data.augment import decode_training_picture, operation_key
 from rayft.data.dataset import Dataset
 from rayft.data.features import Features
+from rayft.data.mix import draw_mix, mix_batch, partner_indices, with_partners
 from rayft.data.order import batch_positions, replica_positions, steps_per_epoch
 from rayft.data.picture import decode_picture
 
@@ -21,6 +22,7 @@ _TRAIN_FIELDS = {
     "label": tf.int32,
     "weight": tf.float32,
     "position": tf.int32,
+    "partner": tf.int32,
     "count": tf.float32,
     "step": tf.int64,
     "seed": tf.int64,
@@ -57,52 +59,107 @@ def train_batches(
 
     Returns:
         One dict a step, with b examples of this rank as in ``replica_positions``: ``image`` float32 [b, H, W, C] in
-        0..255, or ``features`` [b, ...] in its place; ``label`` int32 [b]; ``weight`` float32 [b], 1
-        for a real example and 0 for padding; ``position`` int32 [b] in the global batch (padding
-        repeats the last); ``count`` float32 [], the real examples of the whole global batch;
-        ``step`` int64 [].
+        0..255, or ``features`` [b, ...] in its place; ``label`` int32 [b], or float32 [b, classes]
+        with MixUp or CutMix; ``weight`` float32 [b], 1 for a real example and 0 for padding;
+        ``position`` int32 [b] in the global batch (padding repeats the last); ``count`` float32 [],
+        the real examples of the whole global batch; ``step`` int64 [].
 
     Raises:
         tf.errors.InvalidArgumentError: While iterating, a picture cannot be decoded; see
             ``find_undecodable``.
     """
+    global_batch_size = config.data.global_batch_size
+    own = replica_positions(global_batch_size, num_workers, rank, config.train.accumulate_steps)
+    fetched = with_partners(own, global_batch_size) if config.data.augment.mixes else own
+    steps = tf.data.Dataset.range(
+        start_step, config.train.epochs * steps_per_epoch(dataset.size("train"), global_batch_size)
+    )
+    return train_slices(
+        dataset,
+        config,
+        image_size,
+        steps,
+        lambda step: (step, fetched),
+        len(fetched),
+        len(own),
+        threads=threads,
+        features=features,
+    )
+
+
+def train_slices(
+    dataset: Dataset,
+    config: RunConfig,
+    image_size: tuple[int, int],
+    requests: tf.data.Dataset,
+    place: Callable[[int], tuple[int, np.ndarray]],
+    size: int,
+    keep: int,
+    *,
+    threads: int,
+    features: Features | None = None,
+) -> tf.data.Dataset:
+    """Return a slice of a global batch for each request, with the fields of ``train_batches``.
+
+    Args:
+        dataset: The examples; only the training split is used.
+        config: The run.
+        image_size: Height and width of the pictures.
+        requests: int64 [] each.
+        place: Maps a request to a global step and to positions int64 [size] in its global batch; positions
+            past the batch are padding.
+        size: Positions fetched; with mixing they include the partners of those that are kept.
+        keep: How many of them, from the first on, make up the slice.
+        threads: Pictures decoded at once.
+        features: As in ``train_batches``.
+    """
     train = dataset.split("train")
     rows, labels = train["row"].to_numpy(), train["label"].to_numpy()
     global_batch_size, num_examples = config.data.global_batch_size, len(rows)
     epoch_steps = steps_per_epoch(num_examples, global_batch_size)
-    wanted = replica_positions(global_batch_size, num_workers, rank, config.train.accumulate_steps)
+    augmentation, channels = config.data.augment, config.data.channels
 
-    def fetch(step: np.ndarray) -> list[np.ndarray]:
-        batch = batch_positions(num_examples, global_batch_size, config.seed, int(step))
+    def fetch(request: np.ndarray) -> list[np.ndarray]:
+        step, wanted = place(int(request))
+        batch = batch_positions(num_examples, global_batch_size, config.seed, step)
         position = np.minimum(wanted, len(batch) - 1)
         # Where num_workers does not divide the batch, the last replicas have padding.
         weight = (wanted < len(batch)).astype(np.float32)
         chosen = batch[position]
-        b = len(wanted)
-        view = view_of_epoch(config, np.full(b, int(step) // epoch_steps))
-        seed = np.stack([np.full(b, config.seed), view, rows[chosen]], axis=1).astype(np.int64)
+        view = view_of_epoch(config, np.full(size, step // epoch_steps))
+        seed = np.stack([np.full(size, config.seed), view, rows[chosen]], axis=1).astype(np.int64)
         return [
             _read(dataset, features, rows[chosen], view),
             labels[chosen],
             weight,
             position.astype(np.int32),
-            np.full(b, len(batch), np.float32),
-            np.full(b, int(step), np.int64),
+            partner_indices(wanted, len(batch)),
+            np.full(size, len(batch), np.float32),
+            np.full(size, step, np.int64),
             seed,
         ]
 
     def decode(example: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        image = decode_picture(example.pop("encoded"), image_size, config.data.channels)
-        image.set_shape([*image_size, config.data.channels])
-        return {"image": augment(image, example.pop("seed"), config.data.augment), **example}
+        seed = example.pop("seed")
+        image = decode_training_picture(example.pop("encoded"), seed, image_size, channels, augmentation)
+        if augmentation.mixes:
+            example["mix"] = draw_mix(operation_key(seed, "mix"), image_size, augmentation)
+        return {"image": image, **example}
 
     def finish(batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        return {**batch, "count": batch["count"][0], "step": batch["step"][0]}
+        partner = batch.pop("partner")
+        batch |= {"count": batch["count"][0], "step": batch["step"][0]}
+        if augmentation.mixes:
+            mix, classes = batch.pop("mix"), len(dataset.labels)
+            images, targets = mix_batch(batch["image"], batch["label"], mix, partner, keep, classes)
+            batch |= {"image": images, "label": targets}
+        if keep < size:
+            batch |= {name: batch[name][:keep] for name in ("image", "label", "weight", "position")}
+        return batch
 
-    steps = tf.data.Dataset.range(start_step, config.train.epochs * epoch_steps)
     if features is not None:
-        return _feature_batches(steps, fetch, _TRAIN_FIELDS, features, len(wanted), finish)
-    return _batches(steps, fetch, _TRAIN_FIELDS, decode, len(wanted), threads, finish)
+        return _feature_batches(requests, fetch, _TRAIN_FIELDS, features, size, finish)
+    return _batches(requests, fetch, _TRAIN_FIELDS, decode, size, threads, finish)
 
 
 def view_of_epoch(config: RunConfig, epoch: np.ndarray) -> np.ndarray:
@@ -196,10 +253,12 @@ def row_batches(
         return [encoded, np.full(batch_size, int(number), np.int64), seed.astype(np.int64)]
 
     def decode(example: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        image = decode_picture(example.pop("encoded"), image_size, config.data.channels)
-        image.set_shape([*image_size, config.data.channels])
-        seed = example.pop("seed")
-        return {"image": image if view is None else augment(image, seed, config.data.augment), **example}
+        encoded, seed, channels = example.pop("encoded"), example.pop("seed"), config.data.channels
+        if view is None:
+            image = tf.ensure_shape(decode_picture(encoded, image_size, channels), [*image_size, channels])
+        else:
+            image = decode_training_picture(encoded, seed, image_size, channels, config.data.augment)
+        return {"image": image, **example}
 
     def finish(batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         return {**batch, "batch": batch["batch"][0]}

@@ -24,7 +24,7 @@ def make_evaluate(task: Task, classes: int, alive: Callable[[], None] = lambda: 
     size = sums_size(classes)
 
     def batch_sums(batch: dict[str, tf.Tensor]) -> tf.Tensor:
-        return metric_sums(batch["label"], task.logits(batch), batch["weight"])
+        return metric_sums(batch["label"], task.answer(batch), batch["weight"])
 
     @tf.function
     def run_batches(iterator: tf.data.Iterator, count: tf.Tensor) -> tf.Tensor:

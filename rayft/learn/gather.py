@@ -26,7 +26,7 @@ def make_gather(task: Task, *, rank: int, alive: Callable[[], None] = lambda: No
     strategy, workers = task.strategy, task.num_replicas
 
     def of_all(batch: dict[str, tf.Tensor]) -> tf.Tensor:
-        logits = task.logits(batch)
+        logits = task.answer(batch)
         is_mine = tf.one_hot(rank, workers, on_value=True, off_value=False)[:, None, None]
         # Each replica adds zeros to the others' rows, so the sum is exact.
         return task.all_reduce(tf.where(is_mine, logits[None], tf.zeros((), logits.dtype)))

@@ -294,7 +294,6 @@ class _Chief:
         self.stop_requested = self._observer(
             {
                 "phase": "training",
-                "notices": self._notices,
                 **self._session.phased.describe(position.step),
                 "epoch": min(position.step // plan.steps_per_epoch + 1, plan.epochs),
                 "epochs": plan.epochs,
@@ -305,6 +304,6 @@ class _Chief:
                 "examples_per_s": self._journal.examples_per_s,
                 "left_s": (plan.total_steps - position.step) / rate if rate else None,
                 "done_epochs": position.epoch,
-                "notices": self._session.prefix.notices,
+                "notices": [*self._session.prefix.notices, *self._notices],
             }
         )

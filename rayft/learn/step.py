@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from rayft.config import RunConfig
+from rayft.data.views import answer_views, tta_record
 from rayft.errors import ConfigError
 from rayft.imports import load_object
 from rayft.learn.average import MovingAverage, make_average
@@ -34,8 +35,9 @@ def train_step(task: Task, batch: Batch) -> tf.Tensor:
     Args:
         task: Network, loss and update.
         batch: This replica's slice of the global batch: image float32 [b, H, W, C] in [0, 255], or with
-            the prefix cache features [b, ...] in its place; label int32 [b], weight float32 [b] (0 marks
-            padding), count float32 [] (real examples of the global batch), position int32 [b], step int64 [].
+            the prefix cache features [b, ...] in its place; label int32 [b] or float32 [b, classes], weight
+            float32 [b] (0 marks padding), count float32 [] (real examples of the global batch), position
+            int32 [b], step int64 [].
 
     Returns:
         Mean loss over the global batch, a scalar.
@@ -144,6 +146,7 @@ class Task:
             network: In the phase whose steps are taken.
             total_steps: Steps of the whole run.
             strategy: Spans the workers.
+            cached: The batches hold activations at the freeze boundary.
             teacher: Gives a part of the loss, where the run distils.
             anchors: Initial weights by id of the variable, for L2-SP in a network that was trained before.
 
@@ -285,11 +288,19 @@ class Task:
         """Return the logits float [b, classes] of a batch of pictures or of cached activations."""
         return self.model(batch["features"] if "features" in batch else batch["image"], training=training)
 
+    def answer(self, batch: Batch) -> tf.Tensor:
+        """Return the logits [b, classes] of a batch as evaluation sees them, averaged over views if so set."""
+        record = tta_record(self._config)
+        if record is None:
+            return self.logits(batch)
+        # The prefix cache declines such a run, so that there are pictures.
+        return answer_views(lambda view: self.model(view, training=False), batch["image"], record)
+
     def loss(self, labels: tf.Tensor, logits: tf.Tensor, batch: Batch) -> tf.Tensor:
         """Return this replica's part of the mean loss over the global batch.
 
         Args:
-            labels: int32 [b].
+            labels: int32 [b], or float32 [b, classes] with MixUp or CutMix.
             logits: float [b, classes].
             batch: Gives weight [b] and count [].
 

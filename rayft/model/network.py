@@ -116,7 +116,7 @@ def build_network(config: RunConfig, num_classes: int, strategy: tf.distribute.S
     Raises:
         ModelError: Backbone, weights, picture size, freeze depth or head do not fit each other.
     """
-    image_size = _image_size(config)
+    image_size = input_size(config)
     with contextlib.ExitStack() as stack:
         stack.enter_context(_building(POLICIES[config.train.precision], config.seed))
         # Outside of the scope, where each variable would cost a broadcast, for the clone's alone count.
@@ -175,7 +175,12 @@ def smallest_side(name: str) -> int:
     return applications.APPLICATIONS[applications.find_application(name)].min_size
 
 
-def _image_size(config: RunConfig) -> tuple[int, int]:
+def input_size(config: RunConfig) -> tuple[int, int]:
+    """Return the height and width of the pictures that the network sees, without building it.
+
+    Raises:
+        ModelError: Neither config nor backbone says it.
+    """
     given = config.data.image_size
     if given is None:
         return default_image_size(config.model)

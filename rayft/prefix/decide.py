@@ -18,7 +18,9 @@ from rayft.prefix.survey import Survey
 
 # Files hold a little more than the numbers.
 _FILE_OVERHEAD = 1.02
-_PROBE_ROUNDS = 2
+_PROBE_ROUNDS = 3
+# Batches that the pipeline may hold ready, or in work, while nobody asks for them.
+_PREFETCHED = 4
 _PROBE_BYTES = 64_000_000
 
 
@@ -124,12 +126,12 @@ def measure(builder: Builder, survey: Survey, folder: CacheFolder) -> Probe:
     """Time decoding, prefix, and the writing and reading of activations, on a few real pictures."""
     part = survey.parts[0]
     compute = builder.compute([Work(survey.tensor, part, Entry(folder, part.recipe))])
-    numbers = [k % -(-len(part.rows) // BATCH_ROWS) for k in range(2 * _PROBE_ROUNDS + 1)]
+    numbers = [k % -(-len(part.rows) // BATCH_ROWS) for k in range(1 + _PREFETCHED + _PROBE_ROUNDS)]
     batches = iter(builder.pictures(part, numbers))
     image = next(batches)["image"]
     compute(image)
     # What was prefetched while the prefix was compiled does not count.
-    for _ in range(_PROBE_ROUNDS):
+    for _ in range(_PREFETCHED):
         next(batches)
     started = time.perf_counter()
     for _ in range(_PROBE_ROUNDS):

@@ -39,7 +39,7 @@ class ShardWriter:
         stored = pa.from_numpy_dtype(np.dtype(_STORED[recipe.dtype]))
         self._type = pa.fixed_shape_tensor(stored, recipe.shape)
         self._size = math.prod(recipe.shape)
-        self._schema = pa.schema([("row", pa.int64()), ("activation", self._type)], {b"dtype": recipe.dtype.encode()})
+        self._schema = pa.schema([("activation", self._type), ("row", pa.int64())], {b"dtype": recipe.dtype.encode()})
         with _explained(folder):
             self._file = _DigestingFile(self._temporary)
             self._writer = pa.ipc.new_file(pa.PythonFile(self._file, mode="w"), self._schema)
@@ -50,7 +50,7 @@ class ShardWriter:
         storage = pa.FixedSizeListArray.from_arrays(values, self._size)
         column = pa.ExtensionArray.from_storage(self._type, storage)
         with _explained(self._folder):
-            self._writer.write_batch(pa.record_batch([pa.array(rows, pa.int64()), column], schema=self._schema))
+            self._writer.write_batch(pa.record_batch([column, pa.array(rows, pa.int64())], schema=self._schema))
 
     def finish(self) -> Path:
         """Flush the file to the disk and give it its name."""
@@ -140,7 +140,7 @@ def _map_shard(path: Path, recipe: Recipe) -> np.ndarray:
         raise StorageError(f"{path} is no shard that rayft wrote.", "Remove it with `rayft cache prune --all`.")
     shape = (len(batches), BATCH_ROWS, *recipe.shape)
     inner = np.empty((1, *recipe.shape), first.dtype).strides
-    # All full batches are laid out alike, so that one strided view spans the file.
+    # All full batches are laid out alike, activations first, so that one strided view spans the file.
     return np.lib.stride_tricks.as_strided(first, shape, (step, *inner), writeable=False)
 
 

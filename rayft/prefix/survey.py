@@ -86,6 +86,10 @@ def _obstacle(config: RunConfig, network: Network, tensor: Any | None, depth: in
             f"the own step {config.train.step} may read batch['image']; one that calls task.logits(batch) "
             "says so by the attribute uses_prefix = True"
         )
+    if config.evaluate.tta.is_on:
+        return "evaluate.tta answers views of the pictures, which no cache holds"
+    if config.data.augment.mixes:
+        return "data.augment mixes each picture with another one in every step"
     if config.data.augment != AugmentConfig() and config.prefix_cache.views is None:
         return "data.augment draws new pictures in every epoch; prefix_cache.views would draw a fixed number"
     return ""

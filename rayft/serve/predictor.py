@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from rayft.data.picture import decode_picture
 from rayft.data.scan import problem_of
+from rayft.data.views import answer_views
 from rayft.errors import DataError, PackageError
 from rayft.evaluation.calibration import log_probabilities
 from rayft.package import RECORD_FILE, Package, read_package
@@ -77,9 +78,11 @@ class Predictor:
         shape = (*package.image_size, package.channels)
         self.temperature = _temperature(package)
         model = _without_softmax(package)
+        # Packages of earlier versions know nothing of views.
+        views = package.record["preprocessing"].get("tta")
         # Traced once, for every batch size.
         self._network = tf.function(
-            lambda images: model(images, training=False),
+            lambda images: answer_views(lambda view: model(view, training=False), images, views),
             input_signature=[tf.TensorSpec((None, *shape), tf.float32)],
         )
         self._decode = tf.function(

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from rayft.config import AugmentConfig
+from rayft.config import AugmentConfig, DataConfig
 from rayft.data.augment import augment, crop, rotate, scale_contrast, scale_saturation
 from rayft.errors import ConfigError
 
@@ -142,3 +142,37 @@ def test_results_stay_in_range():
 def test_colour_changes_of_grey_pictures_are_refused():
     with pytest.raises(ConfigError, match=r"hue 0\.1.*data\.channels is 1"):
         augment(tf.zeros([4, 4, 1]), seeds(1)[0], AugmentConfig(hue=0.1))
+
+
+def test_erasing_covers_one_rectangle_with_noise_at_its_probability():
+    image = tf.fill([30, 30, 3], -1.0)
+    results = np.stack([augment(image, seed, AugmentConfig(random_erasing=0.5)).numpy() for seed in seeds(40)])
+    erased = (results != -1).all(axis=-1)
+    assert 10 < erased.any(axis=(1, 2)).sum() < 30
+    for mask, result in zip(erased, results, strict=True):
+        if mask.any():
+            rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+            assert mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].all()
+            assert mask.sum() == len(rows) * len(columns)
+            assert 0.01 < mask.mean() < 0.45
+            assert result[mask].std() > 20
+
+
+@pytest.mark.parametrize(
+    ("values", "found"),
+    [
+        ({"magnitude": 5}, "magnitude is 5.0, but policy is none"),
+        ({"mixup": 0.2, "switch_probability": 0.3}, "switch_probability is 0.3, but mixup and cutmix are not both on"),
+        ({"crop": 0.2, "random_resized_crop": {}}, "use one of the two"),
+        ({"cutmix": 0.001}, "0, or 0.01 to 100"),
+        ({"random_resized_crop": {"scale": (0.9, 0.1)}}, "must not exceed"),
+    ],
+)
+def test_settings_that_would_be_ignored_are_refused(values, found):
+    with pytest.raises(ValueError, match=found):
+        AugmentConfig.model_validate(values)
+
+
+def test_mixing_needs_two_examples_a_step():
+    with pytest.raises(ValueError, match="global_batch_size is 1; mixup and cutmix need at least 2"):
+        DataConfig.model_validate({"source": "x", "global_batch_size": 1, "augment": {"mixup": 0.2}})

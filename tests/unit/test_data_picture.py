@@ -101,3 +101,32 @@ def test_resizing_averages_over_what_it_shrinks():
 def test_bytes_that_are_no_picture_are_an_error():
     with pytest.raises(tf.errors.InvalidArgumentError):
         decode(b"hello")
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_part_of_a_jpeg_is_the_part_of_the_upright_picture(orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    big = np.asarray(Image.fromarray(pixels()).resize((64, 96)))
+    encoded = encode(Image.fromarray(big), "JPEG", exif=exif.tobytes(), quality=95, subsampling=0)
+    size = (96, 64) if orientation < 5 else (64, 96)
+    whole = decode(encoded, size)
+    box = tf.constant([10, 20, 33, 41])
+    part = decode_picture(tf.constant(encoded), (33, 41), 3, lambda height, width: box).numpy()
+    np.testing.assert_allclose(part, whole[10:43, 20:61], atol=1e-3)
+
+
+def test_a_box_sees_the_size_of_the_upright_picture():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    encoded = encode(Image.fromarray(pixels()), "JPEG", exif=exif.tobytes())
+    for content, size in ((encoded, (WIDTH, HEIGHT)), (encode(Image.fromarray(pixels()), "PNG"), (HEIGHT, WIDTH))):
+        seen = []
+
+        def whole(height, width, seen=seen):
+            seen.append((int(height), int(width)))
+            return tf.stack([0, 0, height, width])
+
+        part = decode_picture(tf.constant(content), size, 3, whole)
+        assert seen == [size]
+        np.testing.assert_allclose(part, decode(content, size), atol=1e-3)

@@ -44,6 +44,8 @@ def prepare(name, depth, precision, storage):
     survey = survey_boundary(config, dataset, network, network.frozen_depth)
     builder, folder = Builder(config, dataset, network), CacheFolder.of(config.storage)
     opened = open_caches(config, dataset, [survey], folder, builder, share=(0, 1), tell=print, alive=lambda: None)
+    # The files stay mapped; nobody evicts them here.
+    opened.close()
     return config, dataset, network, opened.caches[0]
 
 

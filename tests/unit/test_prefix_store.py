@@ -17,7 +17,7 @@ from rayft.prefix.shards import ShardWriter
 from rayft.prefix.store import CacheFolder, Entry
 from rayft.storage import Storage
 
-ROWS = np.arange(0, 600, 2)
+ROWS = np.arange(0, 1120, 2)
 SHAPE = (3, 2, 5)
 
 
@@ -80,7 +80,7 @@ def take(entry, rows, notice=pytest.fail):
 
 def test_rows_come_back_bit_for_bit_in_the_order_asked_for(folder):
     values, entry = values_of(), build(folder)
-    assert entry.recipe.num_shards == 5  # 300 rows in shards of 64, the last batch short.
+    assert entry.recipe.num_shards == 6  # 560 rows in shards of 96; the last has two full batches and a short one.
     wanted = np.random.default_rng(1).permutation(len(ROWS))
     np.testing.assert_array_equal(take(entry, ROWS[wanted]), values[wanted])
     np.testing.assert_array_equal(take(entry, ROWS[[70, 65]]), values[[70, 65]])
@@ -131,7 +131,7 @@ def test_an_unfinished_cache_is_invisible(folder):
     write_shard(entry, 0, values_of())
     assert entry.check(pytest.fail) is None
     assert [held.complete for held in list_caches(folder)] == [False]
-    assert entry.missing() == [1, 2, 3, 4]
+    assert entry.missing() == [1, 2, 3, 4, 5]
 
 
 def flip(path):
@@ -170,7 +170,7 @@ def test_a_damaged_shard_of_an_unfinished_cache_is_not_reused(folder):
     flip(paths[1])
     notices = []
     entry.check_unfinished(notices.append)
-    assert entry.missing() == [1, 2, 3, 4]
+    assert entry.missing() == [1, 2, 3, 4, 5]
     assert len(notices) == 1
 
 
@@ -180,9 +180,9 @@ def test_digests_are_read_once_a_file(folder, monkeypatch):
     read = []
     monkeypatch.setattr("rayft.prefix.store.digest_file", lambda path: read.append(path) or path.name[6:38])
     assert entry.check(pytest.fail)
-    assert len(read) == 5
+    assert len(read) == 6
     assert entry.check(pytest.fail)
-    assert len(read) == 5
+    assert len(read) == 6
 
 
 def test_a_remote_cache_is_copied_to_the_node_once_and_mended_from_there(remote, tmp_path):
@@ -207,7 +207,7 @@ def test_of_two_builders_the_first_to_finish_counts_and_one_copy_remains(folder)
     before = first.committed()
     # The second one began before, and its shards differ, as those of another kind of processor may.
     second = Entry(folder, first.recipe)
-    for number in range(5):
+    for number in range(6):
         write_shard(second, number, values_of(seed=1))
     second.commit()
     assert second.committed() == before
@@ -233,7 +233,7 @@ def test_two_processes_that_build_one_key_at_once_both_finish(tmp_path):
     assert [process.exitcode for process in processes] == [0, 0]
     entry = Entry(CacheFolder.of(str(tmp_path)), recipe_of())
     np.testing.assert_array_equal(take(entry, ROWS), values_of())
-    assert len(list(entry.local.glob("*.arrow"))) == 5
+    assert len(list(entry.local.glob("*.arrow"))) == 6
 
 
 def _hold_lease(root, held):
