@@ -89,8 +89,8 @@ class RunConfig(Section):
         phased = self.freeze.schedule or self.freeze.head_first_epochs or self.freeze.gradual
         if self.prefix_cache.mode == "on" and (phased or self.train.distill):
             raise ValueError(
-                f"prefix_cache.mode is on with {'phases in freeze' if phased else 'train.distill'}; there is no cache for "
-                "several freeze depths, nor pictures for a teacher with one, use auto or off"
+                f"prefix_cache.mode is on with {'phases in freeze' if phased else 'train.distill'}; there is no cache "
+                "for several freeze depths, and a teacher needs the pictures; use auto or off"
             )
         if self.model.adapter is not None:
             self._check_adapter(self.model.adapter)
