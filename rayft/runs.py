@@ -17,6 +17,7 @@ FREE_FIELDS = (
     ("cluster",),
     ("storage",),
     ("track",),
+    ("sweep",),
     ("train", "keep_checkpoints"),
     ("train", "checkpoint_every_steps"),
     ("train", "log_every_steps"),
@@ -102,6 +103,11 @@ class RunFolder:
         """Replace ``metrics.jsonl``."""
         text = "".join(json.dumps(line) + "\n" for line in lines)
         (self.storage / "metrics.jsonl").write_bytes(text.encode())
+
+    def stored_config(self) -> RunConfig | None:
+        """Return the config that last ran here, or None where none did."""
+        where = self.storage / "config.yaml"
+        return _read_config(where) if where.exists() else None
 
     def status(self, config: RunConfig) -> Literal["new", "unfinished", "finished"]:
         """Tell what an earlier run of this name left; changes nothing.

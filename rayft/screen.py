@@ -64,11 +64,11 @@ def progress_line(state: dict[str, Any]) -> str:
             parts.append(f"loss {state['loss']:.4f}")
         if state["metrics"]:
             # One is enough for a line that must fit the terminal.
-            parts.append(_metrics(dict(list(state["metrics"].items())[:1])))
+            parts.append(format_metrics(dict(list(state["metrics"].items())[:1])))
         if state["examples_per_s"]:
             parts.append(f"{state['examples_per_s']:,.0f} examples/s")
         if state["left_s"] is not None:
-            parts.append(f"{_duration(state['left_s'])} left")
+            parts.append(f"{format_duration(state['left_s'])} left")
     if state.get("restarts"):
         parts.append(f"{state['restarts']} restarts")
     return "  ".join(parts)
@@ -85,9 +85,9 @@ def summary(result: dict[str, Any], folder: str) -> str:
     lines = [
         f"run      {result['name']}: {result['status']}, {result['epochs']} epochs, {result['steps']} steps, "
         f"{result['num_workers']} workers",
-        f"best     epoch {result['best']['epoch']}: {_metrics(best)}",
-        f"final    {_metrics(result['final'])}",
-        f"speed    {result['examples_per_s']:,.0f} examples/s, {_duration(result['wall_s'])} in all",
+        f"best     epoch {result['best']['epoch']}: {format_metrics(best)}",
+        f"final    {format_metrics(result['final'])}",
+        f"speed    {result['examples_per_s']:,.0f} examples/s, {format_duration(result['wall_s'])} in all",
         *_prefix_line(result),
         f"folder   {folder}",
         f"package  {result['package']}",
@@ -117,19 +117,21 @@ def evaluation_summary(result: dict[str, Any], output: str | None) -> str:
     low, high = result["accuracy_interval"]
     lines = [
         f"data        {result['data']}: {result['split']} split, {result['examples']:,} examples",
-        f"metrics     {_metrics(result['metrics'])}",
+        f"metrics     {format_metrics(result['metrics'])}",
         f"accuracy    95 % interval {low:.4f} to {high:.4f}",
-        f"calibrated  {_metrics(result['calibrated'])}, temperature {result['temperature']:.4f}",
+        f"calibrated  {format_metrics(result['calibrated'])}, temperature {result['temperature']:.4f}",
     ]
     return "\n".join([*lines, f"report      {output}/report.html"] if output else lines)
 
 
-def _metrics(values: dict[str, Any]) -> str:
+def format_metrics(values: dict[str, Any]) -> str:
+    """Return the numbers among the values, with their names."""
     shown = [f"{name} {value:.4f}" for name, value in values.items() if isinstance(value, (int, float))]
     return ", ".join(shown) or "none"
 
 
-def _duration(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
+    """Return seconds as a person says them."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"

@@ -41,7 +41,8 @@ def raising_loss(labels, logits):
 
 
 def _note(step: np.ndarray) -> np.ndarray:
-    rank = json.loads(os.environ["TF_CONFIG"])["task"]["index"]
+    # A light trial of a sweep is no member of a group.
+    rank = json.loads(os.environ.get("TF_CONFIG", '{"task": {"index": 0}}'))["task"]["index"]
     with STEPS.open("a") as file:
         file.write(f"{time.time()} {rank} {os.getpid()} {step}\n")
     fault = FAULT.read_text().split() if FAULT.exists() else []

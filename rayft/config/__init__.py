@@ -9,6 +9,7 @@ from rayft.config.model import AdapterConfig, FreezeConfig, ModelConfig, PhaseCo
 from rayft.config.prefix import PrefixCacheConfig
 from rayft.config.run import RunConfig
 from rayft.config.section import is_auto
+from rayft.config.sweep import Condition, Dimension, SweepConfig
 from rayft.config.track import MlflowConfig, TrackConfig
 from rayft.config.train import BLOCKS_RATE, HEAD_RATE, DistillConfig, OptimConfig, TrainConfig
 
@@ -20,7 +21,9 @@ __all__ = [
     "AugmentConfig",
     "ClusterConfig",
     "ColumnsConfig",
+    "Condition",
     "DataConfig",
+    "Dimension",
     "DistillConfig",
     "EvaluateConfig",
     "FreezeConfig",
@@ -32,6 +35,7 @@ __all__ = [
     "PrefixCacheConfig",
     "RandomResizedCropConfig",
     "RunConfig",
+    "SweepConfig",
     "TrackConfig",
     "TrainConfig",
     "TtaConfig",

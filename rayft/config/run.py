@@ -14,6 +14,7 @@ from rayft.config.model import AdapterConfig, FreezeConfig, ModelConfig, is_head
 from rayft.config.prefix import PrefixCacheConfig
 from rayft.config.problems import NAME_PATTERN
 from rayft.config.section import Section, is_auto
+from rayft.config.sweep import SweepConfig
 from rayft.config.track import TrackConfig
 from rayft.config.train import ADAPTER_RATE, BLOCKS_RATE, OptimConfig, TrainConfig
 
@@ -35,6 +36,7 @@ class RunConfig(Section):
     evaluate: EvaluateConfig = Field(EvaluateConfig(), description="Evaluation and serving.")
     cluster: ClusterConfig = Field(ClusterConfig(), description="Ray resources.")
     track: TrackConfig = Field(TrackConfig(), description="Who hears of the run besides its folder.")
+    sweep: SweepConfig = Field(SweepConfig(), description="Search over other fields; only `rayft sweep` reads it.")
 
     @model_validator(mode="before")
     @classmethod

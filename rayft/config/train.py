@@ -11,6 +11,8 @@ from rayft.config.section import ImportPath, Section
 # A rate that suits a new head would undo what pretrained blocks know.
 HEAD_RATE = 3e-3
 BLOCKS_RATE = 3e-4
+# Of the metrics; every other one is better when larger.
+LOWER_IS_BETTER = ("log_loss", "ece")
 ADAPTER_RATE = 1e-3
 
 

@@ -94,6 +94,19 @@ def pictures_by_name(dataset: Dataset, names: Sequence[str]) -> list[bytes]:
     return dataset.reader.read(np.array([rows[name] for name in names], np.int64))
 
 
+def without_test(dataset: Dataset) -> Dataset:
+    """Return the dataset without its test split; what never had the examples cannot be tuned on them."""
+    return replace(dataset, examples=dataset.examples.filter(pc.not_equal(dataset.examples["split"], "test")))
+
+
+def join_validation(dataset: Dataset) -> Dataset:
+    """Return the dataset with the validation examples moved to train."""
+    split = dataset.examples["split"]
+    joined = pc.if_else(pc.equal(split, "validation"), "train", split)
+    where = dataset.examples.schema.get_field_index("split")
+    return replace(dataset, examples=dataset.examples.set_column(where, "split", joined))
+
+
 def drop_rows(dataset: Dataset, rows: list[int]) -> Dataset:
     """Return the dataset without some rows; its fingerprint says which are gone.
 

@@ -36,6 +36,15 @@ def plan_devices(config: ClusterConfig) -> DevicePlan:
 
 def prepare_tensorflow(plan: DevicePlan):
     """Import and set up TensorFlow; returns the multi-worker strategy of this process."""
+    tf = set_up_tensorflow(plan)
+    implementation = getattr(tf.distribute.experimental.CommunicationImplementation, plan.communication)
+    return tf.distribute.MultiWorkerMirroredStrategy(
+        communication_options=tf.distribute.experimental.CommunicationOptions(implementation=implementation)
+    )
+
+
+def set_up_tensorflow(plan: DevicePlan):
+    """Import TensorFlow with the threads and memory of the plan; returns the module."""
     # Ray Train sets this for tf_keras; with it, Keras 3 models would fail to build.
     os.environ.pop("TF_USE_LEGACY_KERAS", None)
     os.environ["KERAS_BACKEND"] = "tensorflow"
@@ -48,7 +57,4 @@ def prepare_tensorflow(plan: DevicePlan):
     gpus = tf.config.list_physical_devices("GPU")
     for gpu in gpus if plan.memory_growth else []:
         tf.config.experimental.set_memory_growth(gpu, True)
-    implementation = getattr(tf.distribute.experimental.CommunicationImplementation, plan.communication)
-    return tf.distribute.MultiWorkerMirroredStrategy(
-        communication_options=tf.distribute.experimental.CommunicationOptions(implementation=implementation)
-    )
+    return tf

@@ -33,6 +33,8 @@ def run_group(
     cluster: ClusterConfig,
     scratch: Storage,
     on_progress: OnProgress,
+    *,
+    stop: threading.Event | None = None,
 ) -> dict[str, Any]:
     """Run ``function(payload)`` on every worker until the chief hands in its result.
 
@@ -46,6 +48,7 @@ def run_group(
         cluster: Workers and their resources.
         scratch: Folder for Ray Train's own state; the caller deletes it once Ray has ended.
         on_progress: Called with the latest progress several times a second.
+        stop: Once set, asks the workers to stop as a signal would.
 
     Returns:
         What the chief handed to ``Monitor.finish``, with ``restarts``.
@@ -85,6 +88,9 @@ def run_group(
         thread.start()
         while thread.is_alive():
             thread.join(POLL_S)
+            if stop is not None and stop.is_set() and not interrupted.is_set():
+                interrupted.set()
+                monitor.stop.remote()
             state = ray.get(monitor.read.remote())
             on_progress(state)
             # No retry would mend it, and the group would take seconds to find that out.

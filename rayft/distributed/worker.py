@@ -28,7 +28,8 @@ def run_worker(payload: dict[str, Any]) -> None:
     """Train one worker's share; Ray Train calls this on every rank.
 
     Args:
-        payload: config (dumped), dataset, monitor, driver_folder, driver_path.
+        payload: config (dumped), dataset, monitor, driver_folder, driver_path; output, where it is not the
+            config's own run folder.
     """
     monitor = payload["monitor"]
     # After an error that no retry would mend, Ray Train's retry ends here.
@@ -40,8 +41,10 @@ def run_worker(payload: dict[str, Any]) -> None:
     rank = context.get_world_rank()
     if rank == 0:
         ray.get(monitor.start.remote())
-    with _watchdog(config, rank) as alive, report_final_errors(monitor, rank):
-        _session(config, payload["dataset"], rank, context.get_world_size(), monitor, alive)
+    output = payload.get("output")
+    folder = output["folder"] if output else RunFolder.of(config)
+    with watchdog(config, folder, rank) as alive, report_final_errors(monitor, rank):
+        _session(config, payload["dataset"], rank, context.get_world_size(), monitor, alive, output)
 
 
 @contextlib.contextmanager
@@ -55,7 +58,8 @@ def report_final_errors(monitor: Any, rank: int) -> Iterator[None]:
     # The user's own code may raise anything.
     except Exception as error:
         if not _follows_a_lost_peer(error):
-            ray.get(monitor.fail.remote(_describe(error, rank)))
+            problem = describe_error(error, f"Worker {rank}")
+            ray.get(monitor.fail.remote(RunFailed(problem, "Mend that line, then run the same command again.")))
         raise
 
 
@@ -75,8 +79,8 @@ def _follows_a_lost_peer(error: Exception) -> bool:
     return isinstance(error, (*lost, ray.exceptions.RayError))
 
 
-def _describe(error: Exception, rank: int) -> RunFailed:
-    """Put an unforeseen error into one line: what, and in which line of which file."""
+def describe_error(error: Exception, who: str) -> str:
+    """Put an unforeseen error into one line: whose, what, and in which line of which file."""
     text = str(error).strip()
     # AutoGraph puts the frames of the user's functions into the message.
     frames = re.findall(r'File "([^"]+)", line (\d+)', text)
@@ -84,10 +88,9 @@ def _describe(error: Exception, rank: int) -> RunFailed:
         frames = [(frame.filename, str(frame.lineno)) for frame in traceback.extract_tb(error.__traceback__)]
     file, line = frames[-1]
     last = text.splitlines()[-1].strip() if text else "no message"
-    return RunFailed(
-        f"Worker {rank} failed with {type(error).__name__}: {last.removeprefix(f'{type(error).__name__}: ')} "
-        f"({file}, line {line}).",
-        "Mend that line, then run the same command again.",
+    return (
+        f"{who} failed with {type(error).__name__}: {last.removeprefix(f'{type(error).__name__}: ')} "
+        f"({file}, line {line})."
     )
 
 
@@ -99,14 +102,14 @@ def enter_driver_folder(payload: dict[str, Any]) -> None:
 
 
 @contextlib.contextmanager
-def _watchdog(config: RunConfig, rank: int) -> Iterator[Callable[[], None]]:
+def watchdog(config: RunConfig, folder: RunFolder, rank: int) -> Iterator[Callable[[], None]]:
     """End this process when ``alive`` is not called for cluster.stall_timeout_s.
 
     The timer is a C thread of faulthandler, which works although Python is stuck. It writes where every
     thread stood to ``stall-rank<n>.txt``, then Ray Train replaces the group. What an earlier worker of this
     rank wrote there is kept.
     """
-    place = RunFolder.of(config).stall_report(rank)
+    place = folder.stall_report(rank)
     path = Path(place.root) if place.is_local else Path(tempfile.gettempdir()) / place.name
     with path.open("a") as file:
 
@@ -123,15 +126,28 @@ def _watchdog(config: RunConfig, rank: int) -> Iterator[Callable[[], None]]:
 
 
 def _session(
-    config: RunConfig, dataset: Any, rank: int, num_workers: int, monitor: Any, alive: Callable[[], None]
+    config: RunConfig,
+    dataset: Any,
+    rank: int,
+    num_workers: int,
+    monitor: Any,
+    alive: Callable[[], None],
+    output: dict[str, Any] | None,
 ) -> None:
     strategy = prepare_tensorflow(plan_devices(config.cluster))
     from rayft.learn.place import Place
-    from rayft.learn.session import run_session
+    from rayft.learn.session import Output, run_session
 
     alive()
     local_workers = ray.train.get_context().get_local_world_size()
     place = Place(rank, num_workers, ray.train.collective.broadcast_from_rank_zero, alive, local_workers)
-    result = run_session(config, dataset, place, lambda state: ray.get(monitor.update.remote(state)), strategy)
+    result = run_session(
+        config,
+        dataset,
+        place,
+        lambda state: ray.get(monitor.update.remote(state)),
+        strategy,
+        output=Output(**output) if output else None,
+    )
     if result is not None:
         ray.get(monitor.finish.remote(result))

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import tensorflow as tf
 
+from rayft.config.train import LOWER_IS_BETTER
+
 CALIBRATION_BINS = 15
-LOWER_IS_BETTER = ("log_loss", "ece")
 
 
 def metric_sums(labels: tf.Tensor, logits: tf.Tensor, weight: tf.Tensor) -> tf.Tensor:

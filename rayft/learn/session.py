@@ -6,7 +6,7 @@ import contextlib
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,13 +38,39 @@ from rayft.package import write_package
 from rayft.prefix.decide import Decision
 from rayft.prefix.prepare import Prefix, prepare_prefix
 from rayft.runs import BATCH_SIZE, RATE, RunFolder, with_choices
+from rayft.storage import Storage
 from rayft.timing import Stopwatch
 
 Observer = Callable[[dict[str, Any]], bool]
 
 
+@dataclass(frozen=True)
+class Output:
+    """Where a session writes.
+
+    Attributes:
+        folder: Checkpoints and metrics.
+        package: The model package; None leaves out the final evaluation as well.
+    """
+
+    folder: RunFolder
+    package: Storage | None
+
+    @classmethod
+    def of(cls, config: RunConfig) -> Output:
+        """Return the run folder of the config, with its package."""
+        folder = RunFolder.of(config)
+        return cls(folder, folder.package)
+
+
 def run_session(
-    config: RunConfig, dataset: Dataset, place: Place, observer: Observer, strategy: tf.distribute.Strategy
+    config: RunConfig,
+    dataset: Dataset,
+    place: Place,
+    observer: Observer,
+    strategy: tf.distribute.Strategy,
+    *,
+    output: Output | None = None,
 ) -> dict[str, Any] | None:
     """Train this replica's share from the latest checkpoint to the package.
 
@@ -54,6 +80,7 @@ def run_session(
         place: This process among the workers.
         observer: Called on the chief with the progress about once a second; true asks the run to stop.
         strategy: Spans the workers.
+        output: Where checkpoints, metrics and package go; the config's own run folder if not given.
 
     Returns:
         On the chief, the run's result; None on the others, and where the run was stopped.
@@ -63,7 +90,8 @@ def run_session(
         DataError: A picture cannot be decoded.
     """
     started, watch = time.perf_counter(), Stopwatch()
-    folder = RunFolder.of(config)
+    output = output or Output.of(config)
+    folder = output.folder
     # Barrier: what an earlier start of this run chose holds.
     config = with_choices(config, place.broadcast(folder.choices() if place.is_chief else None))
     if is_auto(config.data.global_batch_size):
@@ -72,7 +100,7 @@ def run_session(
         if place.is_chief:
             folder.choose(config, (BATCH_SIZE,))
     with watch("building the network"):
-        session = _Session(config, dataset, place, strategy, observer, watch)
+        session = _Session(config, dataset, place, strategy, observer, output, watch)
     with contextlib.closing(session.prefix):
         with watch("building the network"):
             session.resume()
@@ -89,11 +117,12 @@ class _Session:
         place: Place,
         strategy: tf.distribute.Strategy,
         observer: Observer,
+        output: Output,
         watch: Stopwatch,
     ) -> None:
         self.watch = watch
         self.dataset, self.place = dataset, place
-        self.folder = RunFolder.of(config)
+        self.folder, self.package = output.folder, output.package
         self.checkpoints = Checkpoints(self.folder.checkpoints, keep=config.train.keep_checkpoints)
         network = build_network(config, len(dataset.labels), strategy)
         place.alive()
@@ -185,6 +214,8 @@ class _Session:
     def finish(self, wall_s: float) -> dict[str, Any] | None:
         """Evaluate the best weights on the test split and write package and result."""
         self.place.require_same("trained weights", digest(state_variables(self.task)))
+        if self.package is None:
+            return {"prefix_cache": self.prefix.summary()} if self.place.is_chief else None
         best = self.position.best or {"epoch": self.position.epoch, "step": self.position.step, "metrics": {}}
         if best["step"] != self.position.step:
             self.training.enter_phase_of(best["step"])
@@ -204,7 +235,7 @@ class _Session:
         tested = {f"test_{name}": value for name, value in last.metrics.get("test", {}).items()}
         final = {**best["metrics"], **tested}
         with self.watch("package"), self.training.judged():
-            self._write_package(final, last.calibration)
+            self._write_package(self.package, final, last.calibration)
         metric = self.config.train.metric
         validated = self.dataset.size("validation")
         wide = accuracy_notice(best["metrics"]["accuracy"], validated) if validated and best["metrics"] else None
@@ -222,14 +253,14 @@ class _Session:
             "examples_per_s": self.folder.metrics()[-1]["examples_per_s"],
             "wall_s": round(wall_s, 3),
             "prefix_cache": self.prefix.summary(),
-            "package": self.folder.package.uri,
+            "package": self.package.uri,
             "calibration": last.calibration,
             "timing_s": self.watch.seconds(),
             "notices": self.notices if wide is None else [*self.notices, wide],
             "chosen": self.folder.choices(),
         }
 
-    def _write_package(self, metrics: dict[str, float], calibration: dict[str, Any]) -> None:
+    def _write_package(self, where: Storage, metrics: dict[str, float], calibration: dict[str, Any]) -> None:
         with tempfile.TemporaryDirectory(prefix="rayft-package-") as scratch:
             local = Path(scratch) / "package"
             write_package(
@@ -245,8 +276,8 @@ class _Session:
                 blocks=describe_blocks(self.network),
                 calibration=calibration,
             )
-            self.folder.package.delete()
-            self.folder.package.upload_folder(local)
+            where.delete()
+            where.upload_folder(local)
 
 
 class _Chief:

@@ -23,6 +23,7 @@ from rayft.errors import ConfigError, DataError, PackageError
 from rayft.evaluation.measure import wilson
 from rayft.evaluation.predictions import Answers, read_predictions, write_predictions
 from rayft.learn.final import PREDICTIONS, split_metrics
+from rayft.quiet import native_start_up
 from rayft.report.evaluation import evaluation_page
 from rayft.serve.predictor import Predictor, load
 from rayft.storage import Storage
@@ -68,7 +69,8 @@ def evaluate(
     if target is not None:
         target.check_writable()
     on_progress({"phase": "loading the package"})
-    predictor = load(model)
+    with native_start_up():
+        predictor = load(model)
     config = _config(predictor, fspath(data), overrides)
     on_progress({"phase": "reading the data"})
     dataset, chosen = open_labelled(config, predictor.labels, split)

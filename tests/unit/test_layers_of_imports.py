@@ -17,6 +17,7 @@ LAYERS = {
     "rayft.model": TENSORFLOW,
     "rayft.learn": TENSORFLOW,
     "rayft.package": TENSORFLOW,
+    "rayft.sweep": PLAIN,
     "rayft.prefix": TENSORFLOW,
     "rayft.serve.answers": PLAIN,
     "rayft.serve.batch": TENSORFLOW,

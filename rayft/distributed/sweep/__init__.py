@@ -1,0 +1,1 @@
+"""The part of a sweep that needs Ray: trials, their conductor, the whole search."""

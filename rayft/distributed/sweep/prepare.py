@@ -1,0 +1,107 @@
+"""What must be known or computed once before the first trial."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import ray
+
+from rayft.config import RunConfig
+from rayft.data.dataset import Dataset
+from rayft.distributed.devices import plan_devices, set_up_tensorflow
+from rayft.distributed.worker import enter_driver_folder
+from rayft.sweep.plan import TrialPlan
+from rayft.sweep.space import DEPTH, Space
+
+# Trials that differ in these have prefixes of their own.
+_PREFIX_FIELDS = ("data.", "model.backbone", "model.weights", "train.precision", "prefix_cache.")
+
+
+def read_blocks(config: RunConfig, plan: TrialPlan) -> list[str]:
+    """Return the names of the backbone's blocks; refuses depths that it does not have.
+
+    Raises:
+        ModelError: The backbone cannot be built, or a searched depth is none of its depths.
+    """
+    dimension = config.sweep.space.get(DEPTH)
+    depths = list(dimension.values or []) if dimension else []
+    return _call(_read_blocks, config, config.model_dump(mode="json"), depths)
+
+
+def build_prefix(
+    config: RunConfig, dataset: Dataset, space: Space, plan: TrialPlan, tell: Callable[[str], None]
+) -> None:
+    """Compute the activations at all searched boundaries in one pass, by as many processes as there are slots.
+
+    Nothing is done where trials differ in what the prefix computes, or where depths are endless: each trial then
+    decides for itself, as ``rayft train`` does.
+    """
+    depth = space.get(DEPTH)
+    depths = [config.freeze.depth] if depth is None else depth.values
+    shared = not any(path.startswith(_PREFIX_FIELDS) for path in space)
+    if config.prefix_cache.mode == "off" or not depths or not any(depths) or not shared:
+        return
+    tell("computing the frozen prefix")
+    passes = config.train.epochs * config.sweep.trials / len(depths)
+    shares = [(rank, plan.slots) for rank in range(plan.slots)]
+    tree = config.model_dump(mode="json")
+    tasks = [_start(_build_prefix, config, tree, dataset, depths, passes, share) for share in shares]
+    # Every process answers for all depths, when all shares are there.
+    answers = [_result(task) for task in tasks]
+    for line in answers[0]:
+        tell(line)
+
+
+def _build_prefix(
+    tree: dict[str, Any], dataset: Dataset, depths: list[Any], passes: float, share: tuple[int, int]
+) -> list[str]:
+    config = RunConfig.model_validate(tree)
+    set_up_tensorflow(plan_devices(config.cluster))
+    from rayft.prefix.ensure import ensure_cache
+
+    ensured = ensure_cache(config, dataset, depths, passes=passes, share=share)
+    return [f"prefix cache, depth {each.depth}: {each.reason}" for each in ensured]
+
+
+def _call(function: Callable[..., Any], config: RunConfig, *arguments: Any) -> Any:
+    """Call a function in a process of the cluster; our errors pass."""
+    return _result(_start(function, config, *arguments))
+
+
+def _start(function: Callable[..., Any], config: RunConfig, *arguments: Any) -> ray.ObjectRef:
+    """Start a function in a process of the cluster, with a worker's resources."""
+    driver = {"driver_folder": os.getcwd(), "driver_path": list(sys.path)}
+    task = ray.remote(_with_driver_folder).options(
+        num_cpus=config.cluster.cpus_per_worker, num_gpus=config.cluster.gpus_per_worker, max_retries=2
+    )
+    return task.remote(driver, function, *arguments)
+
+
+def _result(reference: ray.ObjectRef) -> Any:
+    try:
+        return ray.get(reference)
+    except ray.exceptions.RayTaskError as error:
+        raise error.cause from None
+
+
+def _with_driver_folder(driver: dict[str, Any], function: Callable[..., Any], *arguments: Any) -> Any:
+    enter_driver_folder(driver)
+    return function(*arguments)
+
+
+def _read_blocks(tree: dict[str, Any], depths: list[Any]) -> list[str]:
+    config = RunConfig.model_validate(tree)
+    set_up_tensorflow(plan_devices(config.cluster))
+    from rayft.model.freeze import resolve_depth
+    from rayft.model.network import build_network
+
+    # Weights do not change the blocks.
+    if not config.model.backbone.endswith(".keras"):
+        tree = {**tree, "model": {**tree["model"], "weights": "none"}}
+    network = build_network(RunConfig.model_validate(tree), num_classes=2)
+    for depth in depths:
+        resolve_depth(depth, network.blocks)
+    return [block.name for block in network.blocks]

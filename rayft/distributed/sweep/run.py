@@ -1,0 +1,226 @@
+"""A whole sweep, from config to the best trial's package, as the driver sees it."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+
+from rayft.config import RunConfig
+from rayft.data.dataset import Dataset, without_test
+from rayft.distributed.cluster import connect
+from rayft.distributed.run import prepare_dataset
+from rayft.distributed.sweep.prepare import build_prefix, read_blocks
+from rayft.distributed.sweep.reap import reap_placement_groups
+from rayft.distributed.sweep.trial import TrialContext
+from rayft.distributed.sweep.tuner import run_tuner
+from rayft.errors import DataError, RayftError, RunFailed, RunInterrupted, StorageError
+from rayft.report.sweep import write_sweep_report
+from rayft.runs import RunFolder
+from rayft.sweep.choose import mode_of, sweep_metric
+from rayft.sweep.conductor import Conductor
+from rayft.sweep.outcome import summarise, tidy_up
+from rayft.sweep.plan import TrialPlan, plan_trials
+from rayft.sweep.record import SweepFolder
+from rayft.sweep.search import get_suggest
+from rayft.sweep.space import Space, check_space, default_space
+
+POLL_S = 0.3
+REAP_EVERY_S = 2.0
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How a sweep stands, for whoever watches it.
+
+    Attributes:
+        phase: What happens now.
+        plan: How trials are laid over the cluster, once that is known.
+        conductor: Knows the trials, once they begin.
+    """
+
+    phase: str
+    plan: TrialPlan | None = None
+    conductor: Conductor | None = None
+
+
+OnStanding = Callable[[Standing], None]
+
+
+def sweep(
+    config: RunConfig,
+    *,
+    more_trials: int = 0,
+    fresh: bool = False,
+    on_standing: OnStanding = lambda standing: None,
+) -> dict[str, Any]:
+    """Search as ``config.sweep`` says, and package the best trial; resumes an unfinished sweep of the same name.
+
+    Args:
+        config: The sweep.
+        more_trials: Extend a finished sweep by so many trials; an unfinished one goes on to its end first.
+        fresh: Start anew, and delete what an earlier sweep of this name left.
+        on_standing: Called several times a second.
+
+    Returns:
+        The content of ``result.json``; ``status`` is ``finished``.
+
+    Raises:
+        RayftError: Config, data, storage or cluster are not fit for the sweep, before any trial started.
+        RunFailed: No trial finished, or the best one could not be packaged.
+        RunInterrupted: A signal ended the sweep; the same command goes on.
+    """
+    started = time.perf_counter()
+    folder = SweepFolder(RunFolder.of(config))
+    folder.storage.check_writable()
+    config = config if fresh else _settle_trials(config, folder, more_trials)
+    check_space(config, config.sweep.space)
+    if not fresh and (before := folder.run.result()) and before["status"] == "finished":
+        stored = folder.run.stored_config()
+        if stored is not None and stored.sweep == config.sweep:
+            return {**before, "already_finished": True}
+    everything = prepare_dataset(config, lambda state: on_standing(Standing(state["phase"])))
+    if everything.size("validation") == 0:
+        raise DataError(
+            "The data has no validation split, by which trials are compared.",
+            "Set data.validation_fraction, or give examples the split validation.",
+        )
+    on_standing(Standing("starting Ray"))
+    try:
+        with connect(config.cluster):
+            result, space = _search(config, everything, folder, on_standing, fresh)
+    except RayftError as error:
+        _leave(folder, config, error, time.perf_counter() - started)
+        raise
+    result["wall_s"] = round(time.perf_counter() - started, 3)
+    folder.run.write_result(result)
+    write_sweep_report(folder, config, space)
+    tidy_up(folder, config)
+    return result
+
+
+def _search(
+    config: RunConfig, everything: Dataset, folder: SweepFolder, on_standing: OnStanding, fresh: bool
+) -> tuple[dict[str, Any], Space]:
+    dataset = without_test(everything)
+    plan = plan_trials(config, _nodes(), train_size=dataset.size("train"))
+    on_standing(Standing("reading the backbone", plan))
+    blocks = read_blocks(config, plan)
+    space = config.sweep.space or default_space(blocks)
+    check_space(config, space)
+    suggest = get_suggest(config.sweep.searcher, space, seed=config.seed, mode=mode_of(sweep_metric(config)))
+    folder.run.begin(config, fresh=fresh)
+    build_prefix(config, dataset, space, plan, lambda phase: on_standing(Standing(phase, plan)))
+    conductor = Conductor(config, space, folder, suggest, kind=plan.kind, slots=plan.slots)
+    context = TrialContext.of(config, dataset, everything, folder, plan.kind)
+    _run_watched(config, space, conductor, context, plan, on_standing)
+    return summarise(config, space, conductor.trials), space
+
+
+def _run_watched(
+    config: RunConfig,
+    space: Space,
+    conductor: Conductor,
+    context: TrialContext,
+    plan: TrialPlan,
+    on_standing: OnStanding,
+) -> None:
+    """Run Ray Tune in a thread, and tell how the sweep stands meanwhile."""
+    done = threading.Event()
+    failures: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            run_tuner(config, space, conductor, context, plan, done)
+        except BaseException as error:
+            failures.append(error)
+        finally:
+            done.set()
+
+    with _raise_on_signal():
+        try:
+            threading.Thread(target=run, name="ray-tune", daemon=True).start()
+            reaped_at = time.monotonic()
+            while not done.wait(POLL_S):
+                on_standing(Standing("searching", plan, conductor))
+                if time.monotonic() - reaped_at > REAP_EVERY_S:
+                    # The controller of a dead trial's workers dies a moment after it.
+                    reap_placement_groups()
+                    reaped_at = time.monotonic()
+        except RunInterrupted:
+            # What Ray's end does to the trials is not theirs.
+            conductor.close()
+            raise
+    on_standing(Standing("done", plan, conductor))
+    if failures:
+        if isinstance(failures[0], RayftError):
+            raise failures[0]
+        raise RunFailed(
+            f"Ray Tune ended with {type(failures[0]).__name__}: {failures[0]}", "Run the same command again to go on."
+        ) from failures[0]
+
+
+def _settle_trials(config: RunConfig, folder: SweepFolder, more: int) -> RunConfig:
+    """Say how many trials there shall be in all.
+
+    Raises:
+        ConfigError: Another config ran under this name.
+        StorageError: The folder holds a run that is no sweep.
+    """
+    status = folder.run.status(config)
+    known = folder.trials()
+    if status != "new" and not known and (folder.run.checkpoints.exists() or status == "finished"):
+        raise StorageError(
+            f"{folder.storage.uri} holds a run of `rayft train`, no sweep.", "Give the sweep another name."
+        )
+    searched = sum(trial.role == "search" for trial in known.values())
+    stored = folder.run.stored_config()
+    if more and status == "unfinished" and stored is not None:
+        # The same command again, after the extension was broken off.
+        target = stored.sweep.trials
+    else:
+        target = searched + more if more else max(config.sweep.trials, searched)
+    return config.model_copy(update={"sweep": config.sweep.model_copy(update={"trials": target})})
+
+
+def _nodes() -> list[dict[str, float]]:
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+@contextlib.contextmanager
+def _raise_on_signal() -> Iterator[None]:
+    """Turn SIGINT and SIGTERM into RunInterrupted; the list of trials is whole at every moment."""
+
+    def handle(number: int, frame: Any) -> None:
+        raise RunInterrupted(
+            "The sweep was interrupted; finished trials and checkpoints are kept.",
+            "Run the same command again to go on.",
+        )
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _leave(folder: SweepFolder, config: RunConfig, error: RayftError, wall_s: float) -> None:
+    """Say in the folder how the sweep ended; remove it where nothing was done yet."""
+    if not (folder.storage / "config.yaml").exists():
+        return
+    if error.exit_code == 2 and not (folder.storage / "trials.jsonl").exists():
+        folder.storage.delete()
+        return
+    status = "interrupted" if error.exit_code == 130 else "failed"
+    folder.run.write_result({"name": config.name, "status": status, "error": str(error), "wall_s": round(wall_s, 3)})
+    folder.run.tidy()

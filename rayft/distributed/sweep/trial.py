@@ -1,0 +1,228 @@
+"""What a trial's process does: train by the one loop, and report epoch by epoch to Ray Tune."""
+
+from __future__ import annotations
+
+import faulthandler
+import gc
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray import tune
+
+from rayft.config import RunConfig
+from rayft.data.dataset import Dataset, join_validation
+from rayft.distributed.devices import plan_devices, set_up_tensorflow
+from rayft.distributed.group import run_group
+from rayft.distributed.sweep.attempt import Attempt
+from rayft.distributed.worker import describe_error, enter_driver_folder, run_worker, watchdog
+from rayft.errors import RayftError
+from rayft.runs import RunFolder
+from rayft.storage import Storage
+from rayft.sweep.choose import sweep_metric
+from rayft.sweep.record import SweepFolder, Trial
+from rayft.sweep.space import trial_config
+
+# Workers stop at the next pause of their loop, a second or two away; the group then winds down.
+_STOP_S = 60.0
+
+
+@dataclass(frozen=True)
+class TrialContext:
+    """What all trials of a sweep share.
+
+    Attributes:
+        config: The sweep's config, dumped.
+        dataset: Train and validation examples; no trial is ever given others.
+        winner_dataset: All examples, fetched for the winner alone.
+        folder: The sweep's folder.
+        kind: light or distributed.
+        driver: driver_folder and driver_path.
+    """
+
+    config: dict[str, Any]
+    dataset: Dataset
+    winner_dataset: ray.ObjectRef
+    folder: SweepFolder
+    kind: str
+    driver: dict[str, Any]
+
+    @classmethod
+    def of(cls, config: RunConfig, dataset: Dataset, everything: Dataset, folder: SweepFolder, kind: str) -> Any:
+        """Build the context on the driver."""
+        driver = {"driver_folder": os.getcwd(), "driver_path": list(sys.path)}
+        return cls(config.model_dump(mode="json"), dataset, ray.put(everything), folder, kind, driver)
+
+
+class TrialActor(tune.Trainable):
+    """Ray Tune's side of a trial; its process is used again for the next one.
+
+    A step is an epoch. An attempt that raises is repeated here, in the same process, from the trial's own last
+    checkpoint; only a process that dies is Ray Tune's to replace.
+    """
+
+    def setup(self, config: dict[str, Any], context: TrialContext) -> None:
+        """Prepare the process, once, and begin its first trial."""
+        self._context = context
+        enter_driver_folder(context.driver)
+        if context.kind == "light":
+            set_up_tensorflow(plan_devices(RunConfig.model_validate(context.config).cluster))
+        self._begin(config)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Begin another trial in this process."""
+        self._end()
+        self._begin(new_config)
+        return True
+
+    def step(self) -> dict[str, Any]:
+        """Wait for the next epoch; returns the trial's state after it."""
+        while True:
+            epoch = self._attempt.next_epoch()
+            if self._attempt.error is None:
+                return self._report(finished=epoch is None)
+            self._failures += 1
+            error = self._attempt.error
+            if self._failures > self._config.sweep.retries:
+                text = str(error.args[0]) if isinstance(error, RayftError) else describe_error(error, "The trial")
+                return self._report(finished=False, error=text)
+            self._begin_attempt()
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        """Copy the trial's newest checkpoint to where Ray Tune keeps those of paused and copied trials."""
+        folder = self._output["folder"].checkpoints
+        newest = max(folder.list())
+        (folder / newest).download_folder(Path(checkpoint_dir) / newest)
+
+    def load_checkpoint(self, checkpoint: Any) -> None:
+        """Go on from a checkpoint, of this trial or, with PBT, of another one."""
+        self._end()
+        (found,) = Path(checkpoint).glob("step-*")
+        folder: Storage = self._output["folder"].checkpoints
+        if not (folder / found.name / "position.json").exists():
+            folder.delete()
+            (folder / found.name).upload_folder(found)
+        self._begin_attempt()
+
+    def cleanup(self) -> None:
+        """End what runs, so that its resources are free when Ray Tune counts them as free."""
+        self._end()
+
+    def _begin(self, config: dict[str, Any]) -> None:
+        self._trial = trial = Trial(**config["trial"])
+        base = RunConfig.model_validate(self._context.config)
+        # PBT changes the values in Ray Tune's config, not in the trial that was handed out.
+        tree = trial_config(base, config["params"], seed=trial.seed).model_dump()
+        tree["train"]["metric"] = sweep_metric(base)
+        if trial.role != "winner":
+            tree["name"] = f"{base.name[:80]}-{trial.id}"
+        if self._context.kind == "light":
+            tree["cluster"]["workers"] = 1
+        self._config = RunConfig.model_validate(tree)
+        self._latencies = config.get("latencies", {})
+        self._failures = trial.failures
+        self._output = self._choose_output(config)
+        self._output["folder"].storage.make_folder()
+        self._begin_attempt()
+
+    def _choose_output(self, config: dict[str, Any]) -> dict[str, Any]:
+        """Say where the trial writes: the winner goes on in the folder of the trial that won."""
+        folder = self._context.folder
+        if self._trial.role != "winner":
+            return {"folder": folder.trial(self._trial.id), "package": None}
+        own = "winner" if self._config.sweep.refit else config["winner"]
+        return {"folder": folder.trial(own), "package": folder.run.package}
+
+    def _begin_attempt(self) -> None:
+        light = self._context.kind == "light"
+        self._attempt = Attempt(self._train_here if light else self._train_in_group, lockstep=light)
+
+    def _end(self) -> None:
+        self._attempt.stop(_STOP_S)
+        if self._context.kind == "light":
+            import keras
+
+            # Graphs and functions of the trial before would pile up in the process.
+            keras.backend.clear_session()
+            gc.collect()
+
+    @property
+    def _dataset(self) -> Dataset:
+        if self._trial.role != "winner":
+            return self._context.dataset
+        everything = ray.get(self._context.winner_dataset)
+        return join_validation(everything) if self._config.sweep.refit else everything
+
+    def _train_here(self, attempt: Attempt) -> dict[str, Any]:
+        import tensorflow as tf
+
+        from rayft.learn.place import Place
+        from rayft.learn.session import Output, run_session
+
+        told = 0
+        with watchdog(self._config, self._output["folder"], 0) as alive:
+
+            def observe(state: dict[str, Any]) -> bool:
+                nonlocal told
+                if state.get("done_epochs", 0) > told:
+                    told = state["done_epochs"]
+                    # Waiting for a decision is no stall.
+                    faulthandler.cancel_dump_traceback_later()
+                    attempt.epoch_done(told)
+                    alive()
+                return False
+
+            place = Place(0, 1, lambda value: value, alive)
+            result = run_session(
+                self._config, self._dataset, place, observe, tf.distribute.get_strategy(), output=Output(**self._output)
+            )
+        return {"summary": result, "latencies": self._measure_latencies()}
+
+    def _train_in_group(self, attempt: Attempt) -> dict[str, Any]:
+        told = 0
+
+        def observe(state: dict[str, Any]) -> None:
+            nonlocal told
+            if state.get("done_epochs", 0) > told:
+                told = state["done_epochs"]
+                attempt.epoch_done(told)
+
+        payload = {"config": self._config.model_dump(), "dataset": self._dataset, "output": self._output}
+        scratch = self._context.folder.run.scratch / self._trial.id
+        result = run_group(run_worker, payload, self._config.cluster, scratch, observe, stop=attempt.stop_requested)
+        if self._latencies:
+            set_up_tensorflow(plan_devices(self._config.cluster))
+        return {"summary": result, "latencies": self._measure_latencies()}
+
+    def _measure_latencies(self) -> dict[str, float]:
+        if not self._latencies:
+            return {}
+        from rayft.learn.latency import measure_latency
+
+        classes = len(self._dataset.labels)
+        return {
+            name: round(measure_latency(RunConfig.model_validate(tree), classes), 3)
+            for name, tree in self._latencies.items()
+        }
+
+    def _report(self, *, finished: bool, error: str | None = None) -> dict[str, Any]:
+        metric = self._config.train.metric
+        folder: RunFolder = self._output["folder"]
+        curve = [line for line in folder.metrics() if metric in line]
+        result = self._attempt.result or {}
+        rate = curve[-1]["examples_per_s"] if curve else 0.0
+        report = {
+            "curve": curve,
+            "epochs": self._config.train.epochs,
+            "train_s": round(self._dataset.size("train") / rate * len(curve), 3) if rate else 0.0,
+            "failures": self._failures,
+            "finished": finished and error is None,
+            "error": error,
+            "summary": result.get("summary") if self._trial.role == "winner" else None,
+            "latencies": result.get("latencies"),
+        }
+        known = {metric: curve[-1][metric], "epoch": curve[-1]["epoch"]} if curve else {}
+        return {**known, "report": report, "done": finished or error is not None}

@@ -1,0 +1,246 @@
+"""Ray Tune's searcher, scheduler and callback, which pass everything to the conductor."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import uuid
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from ray import tune
+from ray.tune.schedulers import (
+    AsyncHyperBandScheduler,
+    FIFOScheduler,
+    HyperBandScheduler,
+    PopulationBasedTraining,
+    TrialScheduler,
+)
+from ray.tune.search import Searcher
+
+from rayft.config import RunConfig
+from rayft.distributed.sweep.reap import reap_placement_groups
+from rayft.distributed.sweep.trial import TrialActor, TrialContext
+from rayft.sweep.choose import mode_of, sweep_metric
+from rayft.sweep.conductor import Conductor
+from rayft.sweep.plan import TrialPlan
+from rayft.sweep.space import Space
+
+REDUCTION = 3
+TUNE_SETTINGS = {
+    # The sweep keeps its own record, and reports a trial that has no metric yet.
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
+    "TUNE_GLOBAL_CHECKPOINT_S": "3600",
+    "TUNE_WARN_THRESHOLD_S": "30",
+    "TUNE_FORCE_TRIAL_CLEANUP_S": "90",
+    "RAY_AIR_NEW_OUTPUT": "0",
+}
+
+
+def run_tuner(
+    config: RunConfig, space: Space, conductor: Conductor, context: TrialContext, plan: TrialPlan, done: threading.Event
+) -> None:
+    """Run everything that the conductor hands out; sets ``done`` at the end, whatever happened."""
+    os.environ.update(TUNE_SETTINGS)
+    # It complains of files that its own loggers, which are off, would write.
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
+    scratch = context.folder.run.scratch
+    actor = tune.with_resources(
+        tune.with_parameters(TrialActor, context=context), tune.PlacementGroupFactory([plan.resources])
+    )
+    tuner = tune.Tuner(
+        actor,
+        tune_config=tune.TuneConfig(
+            search_alg=_Search(conductor),
+            scheduler=_SearchOnly(make_scheduler(config, space), conductor, sweep_metric(config)),
+            num_samples=-1,
+            reuse_actors=True,
+            trial_dirname_creator=_name,
+        ),
+        run_config=tune.RunConfig(
+            name=f"tune-{uuid.uuid4().hex[:8]}",
+            storage_path=scratch.root,
+            storage_filesystem=None if scratch.is_local else scratch.filesystem,
+            # The trials' own checkpoints lie in the sweep's folder.
+            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+            failure_config=tune.FailureConfig(max_failures=config.sweep.retries),
+            callbacks=[_Notes(conductor)],
+            verbose=0,
+        ),
+    )
+    try:
+        tuner.fit()
+    finally:
+        reap_placement_groups()
+        done.set()
+
+
+def make_scheduler(config: RunConfig, space: Space) -> TrialScheduler:
+    """Build the scheduler that stops poor trials of the search."""
+    metric, epochs = sweep_metric(config), config.train.epochs
+    common: dict[str, Any] = {"time_attr": "epoch", "metric": metric, "mode": mode_of(metric)}
+    grace = min(config.sweep.grace_epochs or -(-epochs // 10), epochs)
+    if config.sweep.scheduler == "asha":
+        return AsyncHyperBandScheduler(
+            max_t=epochs, grace_period=grace, reduction_factor=REDUCTION, stop_last_trials=False, **common
+        )
+    if config.sweep.scheduler == "hyperband":
+        return HyperBandScheduler(max_t=epochs, reduction_factor=REDUCTION, stop_last_trials=False, **common)
+    if config.sweep.scheduler == "pbt":
+        mutations = {"params": {path: _as_tune_domain(dimension) for path, dimension in space.items()}}
+        return PopulationBasedTraining(
+            perturbation_interval=grace, hyperparam_mutations=mutations, log_config=False, **common
+        )
+    return FIFOScheduler()
+
+
+def _as_tune_domain(dimension: Any) -> Any:
+    if dimension.values is not None:
+        return list(dimension.values)
+    return tune.loguniform(*dimension.loguniform) if dimension.loguniform else tune.uniform(*dimension.uniform)
+
+
+class _OfThisProcess:
+    """Ray Tune pickles its parts, to restore them; ours live in this process alone, on the list of trials."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+    def __deepcopy__(self, memo: Any) -> Any:
+        return self
+
+
+class _Search(_OfThisProcess, Searcher):
+    """Asks the conductor for the next trial."""
+
+    def __init__(self, conductor: Conductor) -> None:
+        super().__init__()
+        self._conductor = conductor
+
+    def suggest(self, trial_id: str) -> Any:
+        trial = self._conductor.next()
+        if trial == "end":
+            return Searcher.FINISHED
+        if isinstance(trial, str):
+            return None
+        config: dict[str, Any] = {"trial": trial.as_dict(), "params": dict(trial.params)}
+        if trial.role == "winner":
+            config["winner"] = self._conductor.winner_folder(trial)
+            config["latencies"] = {
+                name: settings.model_dump(mode="json") for name, settings in self._conductor.architectures().items()
+            }
+        return config
+
+    def on_trial_complete(self, trial_id: str, result: dict | None = None, error: bool = False) -> None:
+        """The callback tells the conductor."""
+
+    def save(self, checkpoint_path: str) -> None:
+        """The list of trials holds all state; Ray Tune wants a file."""
+        Path(checkpoint_path).touch()
+
+    def restore(self, checkpoint_path: str) -> None:
+        """The list of trials holds all state."""
+
+
+class _SearchOnly(_OfThisProcess, FIFOScheduler):
+    """Lets a scheduler stop trials of the search, never a repeat or the winner."""
+
+    def __init__(self, inner: TrialScheduler, conductor: Conductor, metric: str) -> None:
+        super().__init__()
+        self._inner, self._conductor, self._metric_name = inner, conductor, metric
+        if isinstance(inner, AsyncHyperBandScheduler):
+            _replay(inner, conductor, metric)
+
+    def set_search_properties(self, metric: str | None, mode: str | None, **spec: Any) -> bool:
+        return True
+
+    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
+        if _is_search(trial):
+            self._inner.on_trial_add(tune_controller, trial)
+
+    def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
+        if _is_search(trial):
+            self._inner.on_trial_error(tune_controller, trial)
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict) -> str:
+        if result.get("done"):
+            return TrialScheduler.STOP
+        if not _is_search(trial) or self._metric_name not in result:
+            return TrialScheduler.CONTINUE
+        if self._conductor.out_of_time():
+            return TrialScheduler.STOP
+        decision = self._inner.on_trial_result(tune_controller, trial, result)
+        if decision == TrialScheduler.PAUSE:
+            self._conductor.paused(_name(trial))
+        return decision
+
+    def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict) -> None:
+        if _is_search(trial):
+            self._inner.on_trial_complete(tune_controller, trial, result)
+
+    def on_trial_remove(self, tune_controller: Any, trial: Any) -> None:
+        if _is_search(trial):
+            self._inner.on_trial_remove(tune_controller, trial)
+
+    def choose_trial_to_run(self, tune_controller: Any) -> Any:
+        for trial in tune_controller.get_trials():
+            if trial.status == "PENDING" and not _is_search(trial):
+                return trial
+        return self._inner.choose_trial_to_run(tune_controller)
+
+
+class _Notes(_OfThisProcess, tune.Callback):
+    """Tells the conductor what happens."""
+
+    def __init__(self, conductor: Conductor) -> None:
+        self._conductor = conductor
+
+    def on_trial_start(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
+        self._conductor.started(_name(trial))
+
+    def on_trial_result(self, iteration: int, trials: list, trial: Any, result: dict, **info: Any) -> None:
+        self._conductor.reported(_name(trial), result["report"], dict(trial.config["params"]))
+
+    def on_trial_complete(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
+        self._conductor.completed(_name(trial))
+
+    def on_trial_recover(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
+        self._conductor.recovered(_name(trial), _why(trial))
+
+    def on_trial_error(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
+        self._conductor.failed(_name(trial), _why(trial))
+
+
+def _replay(scheduler: AsyncHyperBandScheduler, conductor: Conductor, metric: str) -> None:
+    """Show a new scheduler the epochs of earlier trials, so that it measures later ones by them."""
+    for trial in conductor.trials.values():
+        if trial.role != "search" or not trial.curve:
+            continue
+        stand_in: Any = SimpleNamespace(trial_id=trial.id)
+        scheduler.on_trial_add(None, stand_in)
+        for line in trial.curve:
+            scheduler.on_trial_result(None, stand_in, {"epoch": line["epoch"], metric: line[metric]})
+
+
+def _name(trial: Any) -> str:
+    return trial.config["trial"]["id"]
+
+
+def _is_search(trial: Any) -> bool:
+    return trial.config["trial"]["role"] == "search"
+
+
+def _why(trial: Any) -> str:
+    """Say in one line why Ray Tune lost a trial's process."""
+    try:
+        text = Path(trial.error_file).read_text()
+    except OSError as error:
+        return f"Ray Tune gave no reason ({error.strerror})."
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if any("actor died" in line.lower() for line in lines):
+        return "The trial's process died (killed, or out of memory)."
+    return lines[-1]

@@ -1,0 +1,1 @@
+"""What a sweep decides, in plain Python: space, search, plan, choice."""

@@ -1,0 +1,149 @@
+"""A sweep that was broken off ends with the trials and metrics of an undisturbed one, bit for bit."""
+
+import json
+import os
+import signal
+
+import numpy as np
+import pytest
+from running import Command, assert_tidy, make_home, result, steps_log, trace
+
+CONFIG = """
+name: search
+data: {source: data, global_batch_size: 16, image_size: 16}
+model: {backbone: none, weights: none, pooling: flatten, hidden: [16], dropout: 0.2}
+freeze: {depth: 0}
+train: {epochs: 4, log_every_steps: 1, step: "own_steps:watched"}
+cluster: {workers: 1, cpus_per_worker: 1}
+sweep:
+  searcher: grid
+  scheduler: none
+  trials: 4
+  retries: 1
+  space:
+    train.loss: {grid: [cross_entropy, "own_steps:raising_loss"]}
+    optim.learning_rate: {grid: [0.001, 0.01]}
+"""
+# They try for a minute to tell the dead cluster that it died, then end by themselves.
+RAY_AGENTS = ("ray::DashboardAgent", "ray::RuntimeEnvAgent")
+
+
+def _sweep(home, *more):
+    return Command.start(home, "sweep", "config.yaml", *more)
+
+
+def _trials(home):
+    where = home / "runs" / "search" / "trials.jsonl"
+    lines = where.read_text().splitlines() if where.exists() else []
+    return {trial["id"]: trial for trial in map(json.loads, lines)}
+
+
+def _numbers(home):
+    """Everything of the trials that does not depend on how fast they ran."""
+    kept = ("id", "role", "params", "seed", "state", "best")
+    losses = ("epoch", "step", "loss", "learning_rate", "accuracy", "log_loss")
+    return {
+        name: {key: trial[key] for key in kept}
+        | {"curve": [{key: line[key] for key in losses} for line in trial["curve"]]}
+        for name, trial in _trials(home).items()
+    }
+
+
+def _finish(command, home):
+    try:
+        assert command.wait() == 0, command.err
+        assert_tidy(command, home / "runs" / "search")
+    finally:
+        command.clean_up()
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    home = make_home(tmp_path_factory.mktemp("undisturbed"), CONFIG)
+    _finish(_sweep(home), home)
+    return home
+
+
+def test_a_sweep_packages_its_best_trial_and_names_those_that_failed(undisturbed):
+    trials, folder = _trials(undisturbed), undisturbed / "runs" / "search"
+    assert {name: trial["state"] for name, trial in trials.items()} == {
+        "0000": "finished",
+        "0001": "finished",
+        "0002": "failed",
+        "0003": "failed",
+        "winner": "finished",
+    }
+    assert "no such loss" in trials["0002"]["error"]
+    assert trials["0002"]["failures"] == 2
+    best = max(("0000", "0001"), key=lambda name: trials[name]["best"]["metrics"]["accuracy"])
+    outcome = result(folder)
+    assert (outcome["status"], outcome["trials"]) == ("finished", 4)
+    assert trials[outcome["best_trial"]]["best"]["metrics"]["accuracy"] == trials[best]["best"]["metrics"]["accuracy"]
+    assert (folder / "package" / "model.keras").exists()
+
+
+def test_trials_reuse_their_processes(undisturbed):
+    assert len({pid for _, _, pid, _ in steps_log(undisturbed)}) == min(2, os.cpu_count())
+
+
+def test_after_a_dead_trial_and_a_dead_driver_the_trials_are_the_same(tmp_path, undisturbed):
+    home = make_home(tmp_path, CONFIG)
+    command = _sweep(home)
+    try:
+        command.wait_for_step(20)
+        os.kill(steps_log(home)[-1][2], signal.SIGKILL)
+        command.wait_until(lambda: any(trial["state"] == "finished" for trial in _trials(home).values()))
+        command.look()
+        command.process.kill()
+        command.process.wait()
+        assert command.left(but=RAY_AGENTS) == []
+    finally:
+        command.clean_up()
+    finished = {name: trial for name, trial in _trials(home).items() if trial["state"] == "finished"}
+    done = len(steps_log(home))
+    _finish(_sweep(home), home)
+    assert _numbers(home) == _numbers(undisturbed)
+    assert result(home / "runs" / "search")["final"] == result(undisturbed / "runs" / "search")["final"]
+    for name, trial in finished.items():
+        # The winner's run measures the latency of all, at the end.
+        assert {**_trials(home)[name], "latency_ms": None} == trial
+    # A finished trial takes no step again; 52 make one.
+    assert len(steps_log(home)) - done <= 2 * 52 - 52 * len(finished)
+
+
+def test_a_distributed_trial_has_the_losses_of_a_light_one(tmp_path, undisturbed):
+    home = make_home(tmp_path, CONFIG)
+    more = ("cluster.workers=2", "sweep.trial=distributed", "sweep.trials=1")
+    _finish(_sweep(home, *(word for setting in more for word in ("--set", setting))), home)
+    light, distributed = (trace(place / "runs" / "search" / "trials" / "0000") for place in (undisturbed, home))
+    assert [step for step, _ in light] == [step for step, _ in distributed]
+    np.testing.assert_allclose([loss for _, loss in distributed], [loss for _, loss in light], rtol=1e-4)
+
+
+def test_a_placement_group_of_a_dead_actor_is_reaped():
+    import ray
+
+    from rayft.distributed.sweep.reap import reap_placement_groups
+
+    ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False)
+    try:
+
+        @ray.remote(num_cpus=0)
+        class Owner:
+            def reserve(self):
+                group = ray.util.placement_group([{"CPU": 1}])
+                ray.get(group.ready())
+
+        owner = Owner.remote()
+        ray.get(owner.reserve.remote())
+        assert reap_placement_groups() == 0
+        ray.kill(owner)
+        deadline = 100
+        while reap_placement_groups() == 0 and deadline:
+            deadline -= 1
+        # The CPU is free again.
+        assert ray.get(ray.remote(lambda: 1).options(num_cpus=1).remote(), timeout=60) == 1
+        states = [group["state"] for group in ray.util.placement_group_table().values()]
+        assert states == ["REMOVED"]
+    finally:
+        ray.shutdown()

@@ -1,0 +1,219 @@
+import json
+
+import pytest
+
+from rayft.config import parse_config
+from rayft.errors import RunFailed, StorageError
+from rayft.runs import RunFolder
+from rayft.storage import Storage
+from rayft.sweep.conductor import Conductor
+from rayft.sweep.outcome import summarise
+from rayft.sweep.record import SweepFolder
+from rayft.sweep.search import get_suggest
+
+EPOCHS = 3
+
+
+class Sweep:
+    """A conductor on a folder, and trials that 'train' to a metric that follows from their values."""
+
+    def __init__(self, path, slots=2, clock=lambda: 0.0, **sweep):
+        sweep = {"space": {"optim.learning_rate": {"uniform": [0.1, 0.9]}}, "trials": 4, **sweep}
+        self.config = parse_config({"data": {"source": "x"}, "train": {"epochs": EPOCHS}, "sweep": sweep})
+        self.space = self.config.sweep.space
+        self.folder = SweepFolder(RunFolder(Storage.open(path)))
+        suggest = get_suggest(self.config.sweep.searcher, self.space, seed=0, mode="max")
+        self.conductor = Conductor(
+            self.config, self.space, self.folder, suggest, kind="light", slots=slots, clock=clock
+        )
+
+    def report(self, trial, epochs=EPOCHS, error=None, bonus=0.0):
+        value = trial.params["optim.learning_rate"] + bonus
+        curve = [
+            {"epoch": n, "step": 10 * n, "loss": 1.0, "learning_rate": 0.1, "examples_per_s": 50.0}
+            | {"accuracy": value * n / EPOCHS, "log_loss": 1.0}
+            for n in range(1, epochs + 1)
+        ]
+        finished = epochs == EPOCHS and error is None
+        summary = {"final": {}, "best": {"epoch": EPOCHS, "step": 30}} if trial.role == "winner" else None
+        self.conductor.reported(
+            trial.id,
+            {
+                "curve": curve,
+                "epochs": EPOCHS,
+                "train_s": 1.0,
+                "failures": int(error is not None),
+                "finished": finished,
+                "error": error,
+                "summary": summary,
+            },
+        )
+
+    def finish(self, trial, **changes):
+        self.report(trial, **changes)
+        self.conductor.completed(trial.id)
+
+    def run(self, until=lambda trial: False):
+        """Run trials one by one to the end, or until one for which ``until`` holds; that one is left running."""
+        order = []
+        while (trial := self.conductor.next()) not in ("wait", "end"):
+            order.append(trial.id)
+            self.conductor.started(trial.id)
+            if until(trial):
+                self.report(trial, epochs=1)
+                break
+            self.finish(trial)
+        return order
+
+
+def values(sweep):
+    return {name: trial.params for name, trial in sweep.conductor.trials.items()}
+
+
+def test_trials_run_in_order_and_the_best_is_packaged_last(tmp_path):
+    sweep = Sweep(tmp_path)
+    assert sweep.run() == ["0000", "0001", "0002", "0003", "winner"]
+    assert sweep.conductor.next() == "end"
+    trials = sweep.conductor.trials
+    best = max((trial for name, trial in trials.items() if name != "winner"), key=lambda t: t.metric("accuracy"))
+    assert trials["winner"].params == best.params
+    result = summarise(sweep.config, sweep.space, trials)
+    assert (result["trials"], result["best_trial"], result["status"]) == (4, best.id, "finished")
+    assert result["best_config"]["optim"]["learning_rate"] == best.params["optim.learning_rate"]
+
+
+def test_no_more_trials_run_at_once_than_there_are_slots(tmp_path):
+    sweep = Sweep(tmp_path, slots=2)
+    first, second = sweep.conductor.next(), sweep.conductor.next()
+    assert (first.id, second.id) == ("0000", "0001")
+    assert sweep.conductor.next() == "wait"
+    sweep.conductor.paused(second.id)
+    assert sweep.conductor.next().id == "0002"
+
+
+def test_repeats_and_winner_wait_for_the_search(tmp_path):
+    sweep = Sweep(tmp_path, slots=2, trials=1, seeds=3)
+    search = sweep.conductor.next()
+    assert sweep.conductor.next() == "wait"
+    sweep.finish(search)
+    repeats = [sweep.conductor.next(), sweep.conductor.next()]
+    assert [trial.id for trial in repeats] == ["0000-seed1", "0000-seed2"]
+    sweep.finish(repeats[0])
+    assert sweep.conductor.next() == "wait"
+    sweep.finish(repeats[1])
+    assert sweep.conductor.next().id == "winner"
+
+
+def test_the_mean_over_seeds_decides_between_finalists(tmp_path):
+    sweep = Sweep(tmp_path, slots=1, trials=2, seeds=2, finalists=2)
+    trials = [sweep.conductor.next()]
+    sweep.finish(trials[0])
+    trials.append(sweep.conductor.next())
+    sweep.finish(trials[1])
+    lucky = max(trials, key=lambda trial: trial.params["optim.learning_rate"])
+    while (trial := sweep.conductor.next()).role == "repeat":
+        sweep.finish(trial, bonus=-5.0 if trial.index == lucky.index else 0.0)
+    assert trial.role == "winner"
+    assert trial.index != lucky.index
+
+
+@pytest.mark.parametrize("killed_at", ["0000", "0002", "winner"])
+def test_a_new_driver_goes_on_with_the_same_trials(tmp_path, killed_at):
+    undisturbed = Sweep(tmp_path / "undisturbed")
+    undisturbed.run()
+    before = Sweep(tmp_path / "killed").run(until=lambda trial: trial.id == killed_at)
+    after = Sweep(tmp_path / "killed")
+    again = after.run()
+    # Only the one that was running comes a second time.
+    assert set(before) & set(again) == {killed_at}
+    assert values(after) == values(undisturbed)
+    known = {name: trial.best for name, trial in after.conductor.trials.items()}
+    assert known == {name: trial.best for name, trial in undisturbed.conductor.trials.items()}
+
+
+def test_a_finished_sweep_is_extended_in_a_changed_space(tmp_path):
+    Sweep(tmp_path).run()
+    wider = Sweep(tmp_path, trials=6, searcher="optuna", space={"optim.learning_rate": {"uniform": [0.05, 0.95]}})
+    assert wider.run()[:2] == ["0004", "0005"]
+    assert len([name for name in wider.conductor.trials if name != "winner"]) == 6
+
+
+def test_an_unchanged_winner_is_not_packaged_again(tmp_path):
+    Sweep(tmp_path).run()
+    assert Sweep(tmp_path).run() == []
+
+
+def test_a_failed_trial_does_not_end_the_sweep(tmp_path):
+    sweep = Sweep(tmp_path, slots=1)
+    trial = sweep.conductor.next()
+    sweep.conductor.recovered(trial.id, "the process died")
+    sweep.conductor.failed(trial.id, "the process died again")
+    assert sweep.run()[-1] == "winner"
+    failed = sweep.conductor.trials[trial.id]
+    assert (failed.state, failed.failures, failed.error) == ("failed", 2, "the process died again")
+    assert summarise(sweep.config, sweep.space, sweep.conductor.trials)["trial_states"] == {"failed": 1, "finished": 3}
+
+
+def test_values_that_do_not_go_together_make_a_failed_trial(tmp_path):
+    space = {
+        "model.backbone": {"grid": ["none", "efficientnet_lite0"]},
+        "model.pooling": {"grid": ["avg"]},
+        "optim.learning_rate": {"uniform": [0.1, 0.9]},
+    }
+    sweep = Sweep(tmp_path, space=space, trials=2)
+    sweep.run()
+    states = {name: trial.state for name, trial in sweep.conductor.trials.items()}
+    assert states == {"0000": "failed", "0001": "finished", "winner": "finished"}
+    assert "model.pooling" in sweep.conductor.trials["0000"].error
+
+
+def test_a_sweep_without_any_metric_fails_with_the_errors(tmp_path):
+    sweep = Sweep(tmp_path, trials=1)
+    trial = sweep.conductor.next()
+    sweep.finish(trial, epochs=0, error="loss is nan")
+    assert sweep.conductor.next() == "end"
+    with pytest.raises(RunFailed, match="loss is nan"):
+        summarise(sweep.config, sweep.space, sweep.conductor.trials)
+
+
+def test_a_trial_that_ends_early_is_stopped_and_ranks_behind_whole_ones(tmp_path):
+    sweep = Sweep(tmp_path, slots=1, trials=2)
+    early = sweep.conductor.next()
+    sweep.finish(early, epochs=2, bonus=5.0)
+    sweep.run()
+    assert sweep.conductor.trials[early.id].state == "stopped"
+    assert sweep.conductor.trials["winner"].index == 1
+
+
+def test_the_time_budget_ends_the_search_but_not_the_packaging(tmp_path):
+    now = [0.0]
+    sweep = Sweep(tmp_path, slots=1, clock=lambda: now[0], time_budget_s=10)
+    trial = sweep.conductor.next()
+    now[0] = 11.0
+    assert sweep.conductor.out_of_time()
+    sweep.finish(trial)
+    assert sweep.run() == ["winner"]
+
+
+def test_nothing_is_written_once_closed(tmp_path):
+    sweep = Sweep(tmp_path)
+    trial = sweep.conductor.next()
+    sweep.conductor.close()
+    sweep.conductor.failed(trial.id, "Ray ended")
+    assert Sweep(tmp_path).conductor.trials[trial.id].state == "waiting"
+
+
+def test_a_damaged_list_of_trials_is_named(tmp_path):
+    sweep = Sweep(tmp_path)
+    sweep.conductor.next()
+    with (tmp_path / "trials.jsonl").open("a") as file:
+        file.write("{\n")
+    with pytest.raises(StorageError, match="line 2"):
+        Sweep(tmp_path)
+
+
+def test_each_line_of_the_list_is_a_trial(tmp_path):
+    Sweep(tmp_path).run()
+    lines = [json.loads(line) for line in (tmp_path / "trials.jsonl").read_text().splitlines()]
+    assert [line["id"] for line in lines] == ["0000", "0001", "0002", "0003", "winner"]
+    assert all(line["state"] == "finished" for line in lines)
