@@ -162,9 +162,9 @@ class Updater:
         variable from its own first one.
         """
         assert self._joined is not None, "built as late"
-        self._optimizer.iterations.assign(earlier._optimizer.iterations)
+        self._optimizer._iterations.assign(earlier._optimizer._iterations)
         places = self._places(earlier)
-        now = int(earlier._optimizer.iterations.numpy())
+        now = int(earlier._optimizer._iterations.numpy())
         joined = np.zeros(len(earlier._targets), "int64") if earlier._joined is None else earlier._joined.numpy()
         self._joined.assign(np.array([now if place is None else joined[place] for place in places]))
         for own, theirs in zip(_slots(self._optimizer), _slots(earlier._optimizer), strict=True):
