@@ -131,7 +131,7 @@ def test_every_example_comes_from_the_replica_that_holds_it(workers, examples, s
         task = SimpleNamespace(
             strategy=tf.distribute.get_strategy(),
             num_replicas=workers,
-            logits=lambda batch: tf.stack([batch["image"], batch["image"] * 10], axis=1),
+            answer=lambda batch: tf.stack([batch["image"], batch["image"] * 10], axis=1),
             all_reduce=tf.identity,
         )
         rows = rank * share + np.arange(-(-share // size) * size)
