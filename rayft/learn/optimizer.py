@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import operator
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -302,7 +303,7 @@ class Updater:
         return np.concatenate([target.numpy().ravel() for target in self._targets])
 
 
-def _slots(optimizer: keras.optimizers.Optimizer) -> list[list[keras.Variable | None]]:
+def _slots(optimizer: keras.optimizers.Optimizer) -> list[list[Any]]:
     """The optimizer's lists of one variable for each weight."""
     size = len(optimizer._trainable_variables)
     lists = [
