@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import yaml
 
-from rayft.config import RunConfig, dump_config, parse_config
+from rayft.config import RunConfig, dump_config, is_auto, parse_config
 from rayft.errors import ConfigError, StorageError
 from rayft.storage import Storage
 
@@ -22,6 +22,9 @@ FREE_FIELDS = (
     ("train", "checkpoint_every_steps"),
     ("train", "log_every_steps"),
 )
+
+# Fields that a config may leave to the run, as ``auto``.
+BATCH_SIZE, RATE = "data.global_batch_size", "optim.learning_rate"
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,22 @@ class RunFolder:
     def write_result(self, result: dict[str, Any]) -> None:
         """Replace ``result.json``."""
         (self.storage / "result.json").write_bytes((json.dumps(result, indent=2) + "\n").encode())
+
+    def choices(self) -> dict[str, Any]:
+        """Return what the run chose for fields that its config left to it, by their names."""
+        where = self.storage / "choices.json"
+        return json.loads(where.read_bytes()) if where.exists() else {}
+
+    def choose(self, config: RunConfig, names: tuple[str, ...]) -> None:
+        """Write down what was chosen for some fields; a resumed run takes it from here.
+
+        Args:
+            config: The run with its fields settled; replaces config.yaml.
+            names: The fields that were ``auto``.
+        """
+        chosen = {name: _flatten(config.model_dump(mode="json"))[tuple(name.split("."))] for name in names}
+        (self.storage / "choices.json").write_bytes((json.dumps(self.choices() | chosen, indent=2) + "\n").encode())
+        (self.storage / "config.yaml").write_bytes(dump_config(config).encode())
 
     def record(self) -> dict[str, Any]:
         """Return ``package.json`` of the run's package."""
@@ -124,6 +143,16 @@ class RunFolder:
         if fresh and where.exists():
             self.storage.delete()
         where.write_bytes(dump_config(config).encode())
+
+
+def with_choices(config: RunConfig, choices: dict[str, Any]) -> RunConfig:
+    """Return the config with its ``auto`` fields settled, as far as there are choices for them."""
+    tree = config.model_dump()
+    for name, value in choices.items():
+        section, field = name.split(".")
+        if is_auto(tree[section][field]):
+            tree[section][field] = value
+    return RunConfig.model_validate(tree)
 
 
 def changed_fields(old: RunConfig, new: RunConfig) -> list[str]:

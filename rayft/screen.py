@@ -35,7 +35,7 @@ class LiveLine:
                 self._notices.add(notice)
                 self.close()
                 print(notice, file=self._stream, flush=True)
-        seen = tuple(state.get(key) for key in ("phase", "workers", "done_epochs", "restarts"))
+        seen = tuple(state.get(key) for key in ("phase", "workers", "done_epochs", "stage", "restarts"))
         is_news = seen != self._seen
         if self._live and (is_news or time.monotonic() - self._shown_at > _LIVE_EVERY_S):
             # Return to the start of the line and clear it.
@@ -58,6 +58,8 @@ def progress_line(state: dict[str, Any]) -> str:
         parts.insert(0, f"{state['workers']} workers")
     if "epoch" in state:
         parts = [f"epoch {state['epoch']}/{state['epochs']}", f"step {state['step']}/{state['steps']}"]
+        if "stage" in state:
+            parts.append(f"phase {state['stage']}, {state['blocks_frozen']} blocks frozen")
         if math.isfinite(state["loss"]):
             parts.append(f"loss {state['loss']:.4f}")
         if state["metrics"]:
@@ -92,6 +94,9 @@ def summary(result: dict[str, Any], folder: str) -> str:
         f"report   {folder}/report.html",
         f"next     rayft predict {folder} PICTURE",
     ]
+    lines[3:3] = [f"chosen   {name} {value:g}" for name, value in result.get("chosen", {}).items()]
+    # What was said at the start need not be said again.
+    lines += [f"note     {notice}" for notice in result.get("notices", [])[-1:] if "uncertain" in notice]
     if result.get("already_finished"):
         lines.insert(0, f"The run {result['name']!r} had finished before; nothing was changed (--fresh starts anew).")
     return "\n".join(lines)

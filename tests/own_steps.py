@@ -26,7 +26,7 @@ def clipped_before_the_sum(task, batch):
     with tf.GradientTape() as tape:
         logits = task.model(batch["image"], training=True)
         loss = task.loss(batch["label"], logits, batch)
-    gradients = tape.gradient(loss, task.variables_values())
+    gradients = tape.gradient(loss, task.variable_values)
     return task.apply(tf.clip_by_global_norm(gradients, 0.05)[0], loss)
 
 

@@ -5,16 +5,18 @@ from rayft.config.cluster import ClusterConfig
 from rayft.config.data import ColumnsConfig, DataConfig
 from rayft.config.evaluate import EvaluateConfig, TtaConfig
 from rayft.config.files import dump_config, json_schema, load_config, parse_config, resolve_config, with_overrides
-from rayft.config.model import FreezeConfig, ModelConfig
+from rayft.config.model import AdapterConfig, FreezeConfig, ModelConfig, PhaseConfig, is_head_only
 from rayft.config.prefix import PrefixCacheConfig
 from rayft.config.run import RunConfig
+from rayft.config.section import is_auto
 from rayft.config.sweep import Condition, Dimension, SweepConfig
 from rayft.config.track import MlflowConfig, TrackConfig
-from rayft.config.train import BLOCKS_RATE, HEAD_RATE, OptimConfig, TrainConfig
+from rayft.config.train import BLOCKS_RATE, HEAD_RATE, DistillConfig, OptimConfig, TrainConfig
 
 __all__ = [
     "BLOCKS_RATE",
     "HEAD_RATE",
+    "AdapterConfig",
     "AugMixConfig",
     "AugmentConfig",
     "ClusterConfig",
@@ -22,12 +24,14 @@ __all__ = [
     "Condition",
     "DataConfig",
     "Dimension",
+    "DistillConfig",
     "EvaluateConfig",
     "FreezeConfig",
     "LayerConfig",
     "MlflowConfig",
     "ModelConfig",
     "OptimConfig",
+    "PhaseConfig",
     "PrefixCacheConfig",
     "RandomResizedCropConfig",
     "RunConfig",
@@ -36,6 +40,8 @@ __all__ = [
     "TrainConfig",
     "TtaConfig",
     "dump_config",
+    "is_auto",
+    "is_head_only",
     "json_schema",
     "load_config",
     "parse_config",

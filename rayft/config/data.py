@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from rayft.config.augment import AugmentConfig
 from rayft.config.section import Section, Side
+
+if TYPE_CHECKING:
+    # auto is settled before any other code reads the field.
+    BatchSize = int
+else:
+    BatchSize = Annotated[int, Field(ge=1, le=65536)] | Literal["auto"]
 
 
 class ColumnsConfig(Section):
@@ -26,7 +32,9 @@ class DataConfig(Section):
 
     source: str = Field(min_length=1, description="Folder with a folder per class, or Parquet/Arrow file; path or URI.")
     columns: ColumnsConfig = Field(ColumnsConfig(), description="Column names, where they are not the usual ones.")
-    global_batch_size: int = Field(32, ge=1, le=65536, description="Examples per step, over all workers.")
+    global_batch_size: BatchSize = Field(
+        32, description="Examples per step, over all workers; auto: the largest power of two that fits into memory."
+    )
     image_size: Side | tuple[Side, Side] | None = Field(
         None, description="Side in pixels, or [height, width]; empty means the backbone's own."
     )

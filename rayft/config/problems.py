@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import difflib
 import json
-from typing import Annotated, Any, TypeGuard
+import types
+import typing
+from typing import Annotated, Any
 
 from pydantic import BaseModel, TypeAdapter
 from pydantic.fields import FieldInfo
@@ -29,14 +31,20 @@ def describe_problem(problem: Any, raw: Any, section: type[BaseModel]) -> str:
     """
     path: list[str] = []
     value = raw
-    field = None
-    for part in map(str, problem["loc"]):
-        path.append(part)
-        field = section.model_fields.get(part)
+    field: FieldInfo | None = None
+    for part in problem["loc"]:
+        if isinstance(part, int) and field is not None:
+            # An item of a list of sections.
+            path[-1] += f"[{part}]"
+            value = value[part] if isinstance(value, (list, tuple)) and part < len(value) else None
+            continue
+        path.append(str(part))
+        field = section.model_fields.get(str(part))
         value = value.get(part) if isinstance(value, dict) else None
-        if field is None or not _is_section(field.annotation):
+        inner = _section_in(field.annotation) if field is not None else None
+        if inner is None:
             break
-        section = field.annotation
+        section = inner
     where = ".".join(path)
     if problem["type"] == "extra_forbidden":
         known = list(section.model_fields)
@@ -44,15 +52,26 @@ def describe_problem(problem: Any, raw: Any, section: type[BaseModel]) -> str:
         return f"{where}: unknown key; " + (f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}.")
     if problem["type"] == "missing":
         return f"{where}: is required."
-    if field is None or (problem["type"] == "value_error" and _is_section(field.annotation)):
+    if field is None or (problem["type"] == "value_error" and _section_in(field.annotation)):
         return f"{where}: {problem['ctx']['error']}." if where else f"{problem['ctx']['error']}."
-    if _is_section(field.annotation):
-        return f"{where}: got {show_value(value)}; it is a section with the fields {', '.join(section.model_fields)}."
+    if _section_in(field.annotation):
+        # A field of the tree holds one section or a list of them; an item of such a list is one again.
+        kind = "a list of sections" if _is_list(field.annotation) and not path[-1].endswith("]") else "a section"
+        return f"{where}: got {show_value(value)}; it is {kind} with the fields {', '.join(section.model_fields)}."
     return f"{where}: got {show_value(value)}; allowed: {_allowed(field)}."
 
 
-def _is_section(annotation: Any) -> TypeGuard[type[BaseModel]]:
-    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
+def _section_in(annotation: Any) -> type[BaseModel] | None:
+    """The section that a field holds, may hold, or holds a list of."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    if isinstance(annotation, types.UnionType) or _is_list(annotation):
+        return next(filter(None, map(_section_in, typing.get_args(annotation))), None)
+    return None
+
+
+def _is_list(annotation: Any) -> bool:
+    return typing.get_origin(annotation) in (tuple, list)
 
 
 def show_value(value: Any) -> str:
@@ -74,6 +93,8 @@ def _schema_in_words(schema: dict[str, Any]) -> str:
         return "a section of its own"
     if "enum" in schema:
         return ", ".join(map(str, schema["enum"]))
+    if "const" in schema:
+        return str(schema["const"])
     if schema["type"] == "array" and "prefixItems" in schema:
         return f"a list [{', '.join(_schema_in_words(item) for item in schema['prefixItems'])}]"
     if schema["type"] == "array":

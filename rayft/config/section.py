@@ -29,3 +29,8 @@ class Section(BaseModel):
         if isinstance(value, list) and any(isinstance(item, bool) for item in value):
             raise ValueError("true and false are not allowed in this list")
         return value
+
+
+def is_auto(value: object) -> bool:
+    """Whether a field is left for the run to settle."""
+    return value == "auto"

@@ -51,10 +51,24 @@ def replica_batch_size(global_batch_size: int, num_workers: int) -> int:
     return -(-global_batch_size // num_workers)
 
 
-def replica_slice(global_batch_size: int, num_workers: int, rank: int) -> tuple[int, int]:
-    """Return the positions [start, stop) of the global batch that belong to a rank.
+def replica_positions(global_batch_size: int, num_workers: int, rank: int, parts: int = 1) -> np.ndarray:
+    """Return the positions of the global batch that belong to a rank.
 
-    ``stop`` may lie past the batch; the pipeline pads those positions and gives them weight 0.
+    A batch that is computed in several parts is divided into these first, so that what is in a part does not
+    depend on the number of workers; each part is then split over the replicas.
+
+    Args:
+        global_batch_size: Examples per step over all workers.
+        num_workers: Processes that share each global batch.
+        rank: This process, from 0.
+        parts: ``train.accumulate_steps``.
+
+    Returns:
+        int64 [parts * size], the same size on every rank. ``global_batch_size`` marks places to be padded.
     """
-    size = replica_batch_size(global_batch_size, num_workers)
-    return rank * size, (rank + 1) * size
+    part_size = -(-global_batch_size // parts)
+    size = replica_batch_size(part_size, num_workers)
+    within = np.arange(rank * size, (rank + 1) * size)
+    positions = np.arange(parts)[:, None] * part_size + within
+    beyond = (within >= part_size) | (positions >= global_batch_size)
+    return np.where(beyond, global_batch_size, positions).ravel()

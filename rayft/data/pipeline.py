@@ -13,7 +13,7 @@ from rayft.data.augment import decode_training_picture, operation_key
 from rayft.data.dataset import Dataset
 from rayft.data.features import Features
 from rayft.data.mix import draw_mix, mix_batch, partner_indices, with_partners
-from rayft.data.order import batch_positions, replica_slice, steps_per_epoch
+from rayft.data.order import batch_positions, replica_positions, steps_per_epoch
 from rayft.data.picture import decode_picture
 
 # Per-example tensors between fetching and batching, with their dtypes; see train_batches.
@@ -58,7 +58,7 @@ def train_batches(
         features: What was computed of the pictures before; empty where they are read themselves.
 
     Returns:
-        One dict a step, with b = ceil(global batch / workers): ``image`` float32 [b, H, W, C] in
+        One dict a step, with b examples of this rank as in ``replica_positions``: ``image`` float32 [b, H, W, C] in
         0..255, or ``features`` [b, ...] in its place; ``label`` int32 [b], or float32 [b, classes]
         with MixUp or CutMix; ``weight`` float32 [b], 1 for a real example and 0 for padding;
         ``position`` int32 [b] in the global batch (padding repeats the last); ``count`` float32 [],
@@ -69,7 +69,7 @@ def train_batches(
             ``find_undecodable``.
     """
     global_batch_size = config.data.global_batch_size
-    own = np.arange(*replica_slice(global_batch_size, num_workers, rank))
+    own = replica_positions(global_batch_size, num_workers, rank, config.train.accumulate_steps)
     fetched = with_partners(own, global_batch_size) if config.data.augment.mixes else own
     steps = tf.data.Dataset.range(
         start_step, config.train.epochs * steps_per_epoch(dataset.size("train"), global_batch_size)
@@ -123,7 +123,7 @@ def train_slices(
         step, wanted = place(int(request))
         batch = batch_positions(num_examples, global_batch_size, config.seed, step)
         position = np.minimum(wanted, len(batch) - 1)
-        # Where num_workers does not divide the batch, the last replicas' slices lie past its end.
+        # Where num_workers does not divide the batch, the last replicas have padding.
         weight = (wanted < len(batch)).astype(np.float32)
         chosen = batch[position]
         view = view_of_epoch(config, np.full(size, step // epoch_steps))

@@ -14,7 +14,7 @@ from rayft.distributed.group import OnProgress, run_group
 from rayft.distributed.worker import run_worker
 from rayft.errors import DataError, RayftError
 from rayft.report.run import write_run_report
-from rayft.runs import RunFolder
+from rayft.runs import RunFolder, with_choices
 from rayft.timing import Stopwatch
 from rayft.tracking.events import open_tracking
 
@@ -41,6 +41,7 @@ def train(config: RunConfig, *, fresh: bool = False, on_progress: OnProgress = l
     folder = RunFolder.of(config)
     folder.storage.check_writable()
     if not fresh:
+        config = with_choices(config, folder.choices())
         status = folder.status(config)
         if status == "finished":
             return {**(folder.result() or {}), "already_finished": True}
@@ -94,6 +95,16 @@ def prepare_dataset(config: RunConfig, on_progress: OnProgress) -> Dataset:
             f"The training split has {examples} examples, cluster.workers is {config.cluster.workers}.",
             f"Set cluster.workers to {examples} or less.",
         )
+    if not dataset.size("validation"):
+        for name, needed in (
+            ("train.early_stopping", config.train.early_stopping.patience is not None),
+            ("optim.schedule plateau", config.optim.schedule == "plateau"),
+        ):
+            if needed:
+                raise DataError(
+                    f"{name} waits for the validation metric, and the data has no validation split.",
+                    "Set data.validation_fraction above 0, or give examples the split validation.",
+                )
     return dataset
 
 

@@ -80,7 +80,7 @@ class VerifyReport:
 def verify(config: RunConfig, *, on_progress: OnProgress = lambda state: None) -> VerifyReport:
     """Train short runs of ``config`` on 1, 2 and 3 workers and compare their numbers.
 
-    The runs keep model, loss, step and optimizer of the config, and take few small pictures, augmentation,
+    The runs keep model, loss, step, optimizer and strategies of the config, and take few small pictures, augmentation,
     clipping, and a number of examples that no batch divides. float64 shows that the same numbers are
     computed; float32 head-only that rounding stays small; the first float32 gradient of an unfrozen network
     that nothing but rounding differs. Later steps of an unfrozen float32 run amplify rounding: their drift
@@ -135,7 +135,7 @@ def _verify_worker(payload: dict[str, Any]) -> None:
         ray.get(monitor.start.remote())
     strategy = prepare_tensorflow(plan_devices(config.cluster))
     from rayft.learn.parity import run_cases
-    from rayft.learn.session import Place
+    from rayft.learn.place import Place
 
     place = Place(rank, config.cluster.workers, ray.train.collective.broadcast_from_rank_zero, lambda: None)
 
@@ -172,14 +172,12 @@ def _compare_pair(name: str, alone: Any, trace: Any, workers: str) -> list[Check
         return [
             Check(f"{name}: losses", workers, loss, FLOAT64_LOSS),
             Check(f"{name}: validation log-loss", workers, metric, FLOAT64_LOSS),
+            Check(f"{name}: final weights", workers, _distance(alone.weights, trace.weights), FLOAT64_LOSS),
         ]
     if alone.head_only:
         return [Check(f"{name}: losses", workers, loss, FLOAT32_LOSS)]
-    gradient = float(
-        np.linalg.norm(alone.gradient - trace.gradient) / max(np.linalg.norm(alone.gradient), np.finfo(float).tiny)
-    )
     return [
-        Check(f"{name}: first gradient", workers, gradient, FLOAT32_GRADIENT),
+        Check(f"{name}: first gradient", workers, _distance(alone.gradient, trace.gradient), FLOAT32_GRADIENT),
         Check(f"{name}: drift of the losses", workers, loss, None),
     ]
 
@@ -189,6 +187,11 @@ def _relative(first: list[float], second: list[float]) -> float:
     if a.shape != b.shape:
         return float("inf")
     return float(np.max(np.abs(a - b) / np.maximum(np.abs(a), np.finfo(float).tiny)))
+
+
+def _distance(first: np.ndarray, second: np.ndarray) -> float:
+    """Norm of the difference of two vectors over that of the first."""
+    return float(np.linalg.norm(first - second) / max(np.linalg.norm(first), np.finfo(float).tiny))
 
 
 def _any(good: Any) -> float:

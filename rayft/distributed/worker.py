@@ -135,10 +135,12 @@ def _session(
     output: dict[str, Any] | None,
 ) -> None:
     strategy = prepare_tensorflow(plan_devices(config.cluster))
-    from rayft.learn.session import Output, Place, run_session
+    from rayft.learn.place import Place
+    from rayft.learn.session import Output, run_session
 
     alive()
-    place = Place(rank, num_workers, ray.train.collective.broadcast_from_rank_zero, alive)
+    local_workers = ray.train.get_context().get_local_world_size()
+    place = Place(rank, num_workers, ray.train.collective.broadcast_from_rank_zero, alive, local_workers)
     result = run_session(
         config,
         dataset,

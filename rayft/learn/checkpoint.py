@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from rayft.errors import StorageError
-from rayft.learn.step import Task, frozen_variables, state_variables
+from rayft.learn.patience import Patience, Waiting
+from rayft.learn.step import Task, state_variables
 from rayft.storage import Storage
 
 FORMAT = 1
@@ -27,12 +28,16 @@ class Position:
         step: Steps done in the whole run.
         best: epoch, step and metrics of the epoch with the best validation metric so far, or None.
         unlogged: Losses of the latest steps that no line of the journal covers yet.
+        waiting: How long the validation metric has not improved, and what followed from it.
+        stopped: The training ended before its last epoch.
     """
 
     epoch: int = 0
     step: int = 0
     best: dict[str, Any] | None = None
     unlogged: tuple[float, ...] = ()
+    waiting: Waiting = field(default_factory=Waiting)
+    stopped: bool = False
 
 
 @dataclass(frozen=True)
@@ -55,7 +60,7 @@ class Checkpoints:
         commit = {
             "format": FORMAT,
             "state_sha256": hashlib.sha256(state).hexdigest(),
-            "frozen_sha256": digest(frozen_variables(task)),
+            "frozen_sha256": task.frozen_sha256,
             **asdict(position),
         }
         (where / "position.json").write_bytes(json.dumps(commit, indent=1).encode())
@@ -66,7 +71,7 @@ class Checkpoints:
         for step in reversed(self.steps()):
             commit = self._commit(step)
             if commit is not None:
-                return Position(commit["epoch"], commit["step"], commit["best"], tuple(commit["unlogged"]))
+                return _position(commit)
         return None
 
     def restore(self, task: Task, step: int) -> None:
@@ -78,7 +83,7 @@ class Checkpoints:
         commit = self._commit(step)
         if commit is None:
             raise StorageError(f"Checkpoint {self.folder.uri}/{_name(step)} is missing or damaged.", "Use --fresh.")
-        if commit["frozen_sha256"] != digest(frozen_variables(task)):
+        if commit["frozen_sha256"] != task.frozen_sha256:
             raise StorageError(
                 f"Checkpoint {_name(step)} was made on other pretrained weights than those loaded now.",
                 "Restore the weights file, or start anew with --fresh.",
@@ -160,14 +165,21 @@ def load_state(task: Task, state: bytes) -> None:
         for index, variable in enumerate(variables):
             variable.assign(arrays[f"{index:05d}"])
     task.updater.reload()
+    if len(task.network.phases) > 1:
+        task.model.reload()
 
 
-def digest(variables: list[Any]) -> str:
-    """Return the sha256 over the values of variables, in order."""
-    total = hashlib.sha256()
-    for variable in variables:
-        total.update(np.ascontiguousarray(np.asarray(variable)).tobytes())
-    return total.hexdigest()
+def _position(commit: dict[str, Any]) -> Position:
+    """Rebuild the position whose fields ``Checkpoints.save`` wrote."""
+    waiting = commit["waiting"]
+    return Position(
+        commit["epoch"],
+        commit["step"],
+        commit["best"],
+        tuple(commit["unlogged"]),
+        Waiting(Patience(**waiting["stopping"]), Patience(**waiting["plateau"]), waiting["plateau_factor"]),
+        commit["stopped"],
+    )
 
 
 def _name(step: int) -> str:

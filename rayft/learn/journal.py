@@ -35,6 +35,7 @@ class Journal:
         log_every_steps: int,
         examples_per_step: Callable[[int], int],
         learning_rate: Callable[[int], float],
+        stage: Callable[[int], dict[str, int]] = lambda step: {},
     ) -> None:
         """Continue the journal of ``folder``; lines after ``start_step`` are dropped, their steps come again.
 
@@ -46,6 +47,7 @@ class Journal:
             log_every_steps: Steps per line.
             examples_per_step: Maps a step, from 0, to its number of real examples.
             learning_rate: Maps a step, from 0, to its rate.
+            stage: Maps a step, from 0, to what a line says of its phase.
         """
         self.lines = [line for line in folder.metrics() if line["step"] <= start_step]
         self.examples_per_s = 0.0
@@ -55,6 +57,7 @@ class Journal:
         self._log_every_steps = log_every_steps
         self._examples_per_step = examples_per_step
         self._learning_rate = learning_rate
+        self._stage = stage
         self._step = start_step
         self._losses = list(unlogged)
         self._warm = False
@@ -106,6 +109,7 @@ class Journal:
         }
         self._losses = []
         line: dict[str, Any] = {"epoch": (self._step - 1) // self._steps_per_epoch + 1, "step": self._step}
+        line |= self._stage(self._step - 1)
         self.lines.append({**line, **train, **metrics})
         with self._writer.as_default(step=self._step):
             for part, values in (("train", train), ("validation", metrics)):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,6 +24,12 @@ class Plan:
     epochs: int
     start_step: int = 0
     checkpoint_every_steps: int | None = None
+    stop_step: int | None = None
+
+    @property
+    def end_step(self) -> int:
+        """Where the loop ends: ``stop_step``, or the end of the run."""
+        return self.total_steps if self.stop_step is None else self.stop_step
 
     @property
     def total_steps(self) -> int:
@@ -64,13 +70,14 @@ class Progress:
 
 def train_epochs(
     task: Task,
-    batches: tf.data.Dataset,
+    batches: Iterable,
     evaluate: Callable[[], dict[str, float]],
     plan: Plan,
     *,
     stop_requested: Callable[[], bool] = lambda: False,
+    run_steps: Callable | None = None,
 ) -> Iterator[Progress]:
-    """Train from ``plan.start_step`` to the end, pausing about once a second and at each end of an epoch.
+    """Train from ``plan.start_step`` to ``plan.end_step``, pausing about once a second and at each end of an epoch.
 
     Every replica walks the same path: whether to stop, and how many steps the next call takes, are agreed
     in a collective, never decided by one.
@@ -81,15 +88,16 @@ def train_epochs(
         evaluate: Returns validation metrics of the whole split; a collective.
         plan: Which steps to take.
         stop_requested: Asked once a pause; true on any replica stops all.
+        run_steps: From ``compile_steps``, to use it more than once; made here where not given.
 
     Raises:
         RunFailed: A loss is not finite.
     """
-    run_steps = compile_steps(task)
+    run_steps = run_steps or compile_steps(task)
     iterator = iter(batches)
     step, steps_per_call, step_s = plan.start_step, 1, 0.0
     stopping = False
-    while step < plan.total_steps and not stopping:
+    while step < plan.end_step and not stopping:
         count = min(steps_per_call, plan.until_pause(step))
         started = time.perf_counter()
         # Collective: every replica hears whether any wants to stop, and the mean time of a step.

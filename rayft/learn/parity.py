@@ -11,16 +11,18 @@ import numpy as np
 import pyarrow as pa
 import tensorflow as tf
 
-from rayft.config import AugmentConfig, RunConfig
+from rayft.config import BLOCKS_RATE, AugmentConfig, RunConfig, is_auto
 from rayft.data.dataset import Dataset
-from rayft.data.order import steps_per_epoch
-from rayft.data.pipeline import evaluation_batches, train_batches
-from rayft.learn.checkpoint import digest, dump_state, load_state
-from rayft.learn.evaluate import make_evaluate
-from rayft.learn.loop import Plan, train_epochs
+from rayft.learn.batches import Batches
+from rayft.learn.checkpoint import Position, dump_state, load_state
+from rayft.learn.digest import digest
+from rayft.learn.distill import Teacher
+from rayft.learn.loop import Plan
 from rayft.learn.optimizer import Updater
-from rayft.learn.session import Place
+from rayft.learn.phased import Phased
+from rayft.learn.place import Place
 from rayft.learn.step import Task, state_variables
+from rayft.learn.training import Training
 from rayft.model.network import build_network, default_image_size, smallest_side
 
 EPOCHS = 2
@@ -40,8 +42,10 @@ class Trace:
         losses: Global mean loss of each step.
         gradient: Gradient of the first step, flat, summed over replicas; float64.
         metrics: Validation metrics after the run.
+        weights: Trained weights after the run, flat; float64.
         same_on_all_ranks: Whether all ranks ended with the same weights, bit for bit.
-        resumed_equal: Whether a run cut in the middle and resumed ended with the same weights, bit for bit.
+        resumed_equal: Whether a run cut in the middle and resumed had the same losses and ended with the same
+            state, bit for bit.
         examples_per_epoch: Real examples that the batches of one epoch held, over all ranks.
         head_only: Whether the whole backbone was frozen.
     """
@@ -49,6 +53,7 @@ class Trace:
     losses: list[float]
     gradient: np.ndarray
     metrics: dict[str, float]
+    weights: np.ndarray
     same_on_all_ranks: bool
     resumed_equal: bool
     examples_per_epoch: float
@@ -76,16 +81,27 @@ def run_cases(
         "float32, head only": ("float32", "all", "frozen"),
         "float32, unfrozen": ("float32", depth, "frozen"),
     }
+    if config.model.adapter is not None:
+        # Adapters keep the statistics of BatchNorm, and lie in blocks that are not frozen.
+        cases = {name: case for name, case in cases.items() if case[1] != "all" and case[2] != "trainable"}
+    if config.freeze.schedule or config.freeze.head_first_epochs or config.freeze.gradual:
+        cases["float64, head first"] = ("float64", depth, "frozen")
     shrunk = shrink(config, side)
     image_size = (side, side) if isinstance(side, int) else side or default_image_size(config.model)
-    pipelines = Pipelines(shrunk, dataset, image_size, place)
+    batches = Batches(dataset, shrunk, image_size, place)
     traces = {}
     for name, (precision, frozen, batch_norm) in cases.items():
         tell(name)
         tree = shrunk.model_dump()
         tree["train"]["precision"] = precision
         tree["freeze"] = {"depth": frozen, "batch_norm": batch_norm}
-        traces[name] = run_case(RunConfig.model_validate(tree), dataset, place, strategy, pipelines)
+        if name.endswith("head first"):
+            tree["freeze"]["head_first_epochs"] = 1
+        if frozen == "all":
+            # These treat blocks that train apart; there is none.
+            tree["optim"] |= {"layer_decay": 1.0, "head_multiplier": 1.0}
+            tree["train"]["l2_sp"]["alpha"] = 0.0
+        traces[name] = run_case(RunConfig.model_validate(tree), dataset, place, strategy, batches)
     conditions = (
         f"{dataset.size('train')} examples of side {side} pixels in batches of {BATCH}, {EPOCHS} epochs, "
         f"augmentation and clipping on; unfrozen: freeze.depth {depth}"
@@ -99,8 +115,18 @@ def shrink(config: RunConfig, side: int | tuple[int, int] | None) -> RunConfig:
     tree["data"] |= {"global_batch_size": BATCH, "image_size": side}
     if config.data.augment == AugmentConfig():
         tree["data"]["augment"] = AUGMENT.model_dump()
+    if is_auto(config.optim.learning_rate):
+        tree["optim"]["learning_rate"] = BLOCKS_RATE
+    tree["freeze"] |= {"schedule": (), "head_first_epochs": 0, "gradual": 0}
     tree["optim"]["clip_norm"] = config.optim.clip_norm or 0.1
-    tree["train"] |= {"epochs": EPOCHS, "checkpoint_every_steps": None}
+    tree["train"] |= {
+        "epochs": EPOCHS,
+        "checkpoint_every_steps": None,
+        # Every worker needs an example of each part.
+        "accumulate_steps": min(config.train.accumulate_steps, 2),
+    }
+    # The proof chooses its own numbers of workers.
+    tree["cluster"]["workers"] = 1
     return RunConfig.model_validate(tree)
 
 
@@ -111,60 +137,64 @@ def subset(dataset: Dataset) -> Dataset:
 
 
 def run_case(
-    config: RunConfig, dataset: Dataset, place: Place, strategy: tf.distribute.Strategy, pipelines: Pipelines
+    config: RunConfig, dataset: Dataset, place: Place, strategy: tf.distribute.Strategy, batches: Batches
 ) -> Trace:
     """Train ``config`` on this replica's share and return what was computed."""
-    per_epoch = steps_per_epoch(dataset.size("train"), config.data.global_batch_size)
-    cut = per_epoch + 1
     # The undisturbed run keeps its state at the cut, as it would with a checkpoint there.
-    plan = Plan(per_epoch, config.train.epochs, checkpoint_every_steps=cut)
+    cut = batches.steps_per_epoch + 1
+    plan = Plan(batches.steps_per_epoch, config.train.epochs, checkpoint_every_steps=cut)
     with strategy.scope():
         network = build_network(config, len(dataset.labels))
-        task = Task(config, network, total_steps=plan.total_steps)
-    recorder = _GradientRecorder(task)
-    losses, states = _train(task, pipelines.train(0), plan, place)
-    end = dump_state(task)
-    metrics = make_evaluate(task, len(dataset.labels), place.alive)(pipelines.validation)
-    own = digest(state_variables(task))
+    teacher = Teacher(config.train.distill, dataset.labels) if config.train.distill else None
+    phased = Phased(config, network, plan, strategy, teacher)
+    recorder = _GradientRecorder(phased.task)
+    head_only = phased.network.frozen_depth == len(phased.network.blocks)
+    training = Training(config, phased, batches, place, plan)
+    losses, states = _train(training, place)
+    end, metrics = _end_of(training), training.evaluate("validation")
+    own = digest(state_variables(training.task))
     same = place.broadcast(own) == own
-    load_state(task, states[cut])
-    _train(task, pipelines.train(cut), replace(plan, start_step=cut), place)
-    agreed = _over_replicas(task, [float(not same), float(dump_state(task) != end), pipelines.own_examples])
+    position, state = states[cut]
+    training.enter_phase_of(position.step)
+    load_state(training.task, state)
+    training.go_to(position)
+    again, _ = _train(training, place)
+    differs = _end_of(training) != end or again != losses[position.step :]
+    task = training.task
+    examples = _own_examples(batches)
+    agreed = _over_replicas(task, [float(not same), float(differs), examples])
     return Trace(
         losses=losses,
         gradient=recorder.first,
         metrics=metrics,
+        weights=np.concatenate([np.asarray(variable, "float64").ravel() for variable in task.variables]),
         same_on_all_ranks=bool(agreed[0] == 0),
         resumed_equal=bool(agreed[1] == 0),
         examples_per_epoch=float(agreed[2]),
-        head_only=network.frozen_depth == len(network.blocks),
+        head_only=head_only,
     )
 
 
-class Pipelines:
-    """This replica's batches, the same in every case; built once, since tracing them takes seconds."""
-
-    def __init__(self, config: RunConfig, dataset: Dataset, image_size: tuple[int, int], place: Place) -> None:
-        """Build the validation batches and count the training examples of one epoch."""
-        share: dict[str, Any] = {"rank": place.rank, "num_workers": place.num_workers}
-        per_epoch = steps_per_epoch(dataset.size("train"), config.data.global_batch_size)
-        self.train = functools.cache(
-            lambda start_step: train_batches(dataset, config, image_size, start_step=start_step, **share)
-        )
-        self.validation = evaluation_batches(dataset, config, image_size, "validation", batch_size=BATCH, **share)
-        self.own_examples = sum(float(tf.reduce_sum(batch["weight"])) for batch in self.train(0).take(per_epoch))
+@functools.cache
+def _own_examples(batches: Batches) -> float:
+    """Count the training examples that this rank sees in one epoch."""
+    return sum(float(tf.reduce_sum(batch["weight"])) for batch in batches.train().take(batches.steps_per_epoch))
 
 
-def _train(task: Task, batches: tf.data.Dataset, plan: Plan, place: Place) -> tuple[list[float], dict[int, bytes]]:
-    """Take all steps of the plan; returns the loss of each, and the state at each checkpoint by step."""
+def _train(training: Training, place: Place) -> tuple[list[float], dict[int, tuple[Position, bytes]]]:
+    """Take all steps that are left; returns the loss of each, and what each checkpoint would hold by step."""
     losses: list[float] = []
     states = {}
-    for progress in train_epochs(task, batches, dict, plan):
+    for progress in training.run():
         losses.extend(progress.losses.tolist())
-        if plan.is_pause(progress.step):
-            states[progress.step] = dump_state(task)
+        if training.plan.is_pause(progress.step):
+            states[progress.step] = (training.position, dump_state(training.task))
         place.alive()
     return losses, states
+
+
+def _end_of(training: Training) -> tuple[Position, bytes]:
+    return training.position, dump_state(training.task)
 
 
 def _smallest_side(config: RunConfig) -> int | tuple[int, int] | None:

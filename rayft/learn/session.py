@@ -13,63 +13,35 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from rayft.config import RunConfig
+from rayft.config import RunConfig, is_auto
 from rayft.data.dataset import Dataset
-from rayft.data.order import replica_batch_size, steps_per_epoch
-from rayft.data.pipeline import evaluation_batches, find_undecodable, train_batches
-from rayft.errors import DataError, RunFailed
-from rayft.learn.checkpoint import Checkpoints, Position, digest
-from rayft.learn.evaluate import make_evaluate
+from rayft.data.notices import accuracy_notice
+from rayft.data.pipeline import find_undecodable
+from rayft.errors import DataError
+from rayft.learn.batches import Batches
+from rayft.learn.checkpoint import Checkpoints, Position
+from rayft.learn.digest import digest
+from rayft.learn.distill import Teacher
 from rayft.learn.final import evaluate_finally
 from rayft.learn.journal import Journal
-from rayft.learn.loop import Plan, Progress, train_epochs
-from rayft.learn.metrics import is_better
+from rayft.learn.loop import Plan, Progress
+from rayft.learn.phased import Phased
+from rayft.learn.place import Place
+from rayft.learn.remarks import start_notices
 from rayft.learn.schedule import learning_rate
-from rayft.learn.step import Task, frozen_variables, state_variables
+from rayft.learn.settle import settle_batch_size, settle_rate
+from rayft.learn.step import Task, state_variables
+from rayft.learn.training import Training
 from rayft.model.layers import portable
 from rayft.model.network import Network, build_network, describe_blocks
 from rayft.package import write_package
-from rayft.prefix.prepare import prepare_prefix
-from rayft.runs import RunFolder
+from rayft.prefix.decide import Decision
+from rayft.prefix.prepare import Prefix, prepare_prefix
+from rayft.runs import BATCH_SIZE, RATE, RunFolder, with_choices
 from rayft.storage import Storage
 from rayft.timing import Stopwatch
 
 Observer = Callable[[dict[str, Any]], bool]
-
-
-@dataclass(frozen=True)
-class Place:
-    """This process among the workers of a run.
-
-    Attributes:
-        rank: 0 is the chief, which alone writes.
-        num_workers: Processes, one replica each.
-        broadcast: Gives every rank the chief's small value; a barrier.
-        alive: Called whenever something was got done, for the watchdog.
-    """
-
-    rank: int
-    num_workers: int
-    broadcast: Callable[[Any], Any]
-    alive: Callable[[], None]
-
-    @property
-    def is_chief(self) -> bool:
-        """Whether this process writes."""
-        return self.rank == 0
-
-    def require_same(self, what: str, value: str) -> None:
-        """Refuse to go on with ranks that differ.
-
-        Raises:
-            RunFailed: The value differs from the chief's.
-        """
-        # Barrier: every rank compares.
-        if self.broadcast(value) != value:
-            raise RunFailed(
-                f"The {what} of rank {self.rank} differ from the chief's.",
-                "Give all workers the same weights file and the same versions of rayft and TensorFlow.",
-            )
 
 
 @dataclass(frozen=True)
@@ -118,8 +90,17 @@ def run_session(
         DataError: A picture cannot be decoded.
     """
     started, watch = time.perf_counter(), Stopwatch()
+    output = output or Output.of(config)
+    folder = output.folder
+    # Barrier: what an earlier start of this run chose holds.
+    config = with_choices(config, place.broadcast(folder.choices() if place.is_chief else None))
+    if is_auto(config.data.global_batch_size):
+        with watch("choosing the batch size"):
+            config = settle_batch_size(config, len(dataset.labels), dataset.size("train"), place, strategy)
+        if place.is_chief:
+            folder.choose(config, (BATCH_SIZE,))
     with watch("building the network"):
-        session = _Session(config, dataset, place, strategy, observer, output or Output.of(config), watch)
+        session = _Session(config, dataset, place, strategy, observer, output, watch)
     with contextlib.closing(session.prefix):
         with watch("building the network"):
             session.resume()
@@ -140,72 +121,64 @@ class _Session:
         watch: Stopwatch,
     ) -> None:
         self.watch = watch
-        self.config, self.dataset, self.place = config, dataset, place
+        self.dataset, self.place = dataset, place
         self.folder, self.package = output.folder, output.package
         self.checkpoints = Checkpoints(self.folder.checkpoints, keep=config.train.keep_checkpoints)
-        per_epoch = steps_per_epoch(dataset.size("train"), config.data.global_batch_size)
-        self.plan = Plan(per_epoch, config.train.epochs, 0, config.train.checkpoint_every_steps)
-        self.position = Position()
-        self.network: Network = build_network(config, len(dataset.labels), strategy)
+        network = build_network(config, len(dataset.labels), strategy)
         place.alive()
         with watch("prefix cache"):
-            self.prefix = prepare_prefix(
-                config,
-                dataset,
-                self.network,
-                self.folder,
-                share=(place.rank, place.num_workers),
-                broadcast=place.broadcast,
-                tell=observer if place.is_chief else lambda state: None,
-                alive=place.alive,
-            )
-        self.task = Task(
-            config,
-            self.network,
-            total_steps=self.plan.total_steps,
-            strategy=strategy,
-            cached=self.prefix.cached is not None,
-        )
+            self.prefix = self._prepare_prefix(config, network, observer)
+        cached = self.prefix.cached is not None
+        threads = max(1, int(config.cluster.cpus_per_worker))
+        self.batches = Batches(dataset, config, network.image_size, place, threads, self.prefix.cached)
+        self.plan = Plan(self.batches.steps_per_epoch, config.train.epochs, 0, config.train.checkpoint_every_steps)
+        teacher = Teacher(config.train.distill, dataset.labels) if config.train.distill else None
         place.alive()
-        place.require_same("pretrained weights", digest(frozen_variables(self.task)))
-        self._threads = max(1, int(config.cluster.cpus_per_worker))
-        self._splits: dict[str, tf.data.Dataset] = {}
-        self._evaluate = make_evaluate(self.task, len(dataset.labels), place.alive)
+        if is_auto(config.optim.learning_rate):
+            steps = self.plan.total_steps
+            config = settle_rate(config, network, self.batches.train(), steps, place, strategy, teacher, cached)
+            if place.is_chief:
+                self.folder.choose(config, (RATE,))
+        self.config = config
+        self.notices = start_notices(config, network, dataset, self.plan.total_steps)
+        self.phased = Phased(config, network, self.plan, strategy, teacher, cached=cached)
+        place.alive()
+        place.require_same("pretrained weights", self.task.frozen_sha256)
+        self.training = Training(config, self.phased, self.batches, place, self.plan)
+
+    @property
+    def network(self) -> Network:
+        """The network, in its current phase."""
+        return self.phased.network
+
+    @property
+    def task(self) -> Task:
+        """Loss and update of the current phase."""
+        return self.phased.task
+
+    @property
+    def position(self) -> Position:
+        """How far the training has come."""
+        return self.training.position
 
     def resume(self) -> None:
         """Go to the newest committed checkpoint, where there is one."""
         latest = self.checkpoints.latest() if self.place.is_chief else None
         # Barrier: the chief chooses, so that all ranks resume from the same checkpoint.
-        self.position = self.place.broadcast(latest) or Position()
-        self.plan = replace(self.plan, start_step=self.position.step)
-        if self.position.step:
-            self.checkpoints.restore(self.task, self.position.step)
+        position = self.place.broadcast(latest) or Position()
+        if position.step:
+            self.training.enter_phase_of(position.step)
+            self.checkpoints.restore(self.task, position.step)
+        self.training.go_to(position)
         if self.place.is_chief:
-            self.checkpoints.remove_orphans(self.position.step)
+            self.checkpoints.remove_orphans(position.step)
 
     def train(self, observer: Observer) -> bool:
-        """Take all steps that are left; returns whether the last one was reached."""
+        """Take all steps that are left; returns whether none is left then."""
         chief = _Chief(self, observer) if self.place.is_chief else None
-        batches = train_batches(
-            self.dataset,
-            self.config,
-            self.network.image_size,
-            rank=self.place.rank,
-            num_workers=self.place.num_workers,
-            start_step=self.position.step,
-            threads=self._threads,
-            features=self.prefix.cached,
-        )
         try:
-            for progress in train_epochs(
-                self.task,
-                batches,
-                self._validate,
-                self.plan,
-                stop_requested=lambda: chief is not None and chief.stop_requested,
-            ):
+            for progress in self.training.run(lambda: chief is not None and chief.stop_requested):
                 self.place.alive()
-                self._advance(progress)
                 if chief is not None:
                     with self.watch("checkpoints"):
                         chief.record(progress)
@@ -221,32 +194,22 @@ class _Session:
                 f"{len(bad)} pictures cannot be decoded: {', '.join(bad[:20])}.",
                 "Mend or remove them, or set data.on_bad: skip.",
             ) from error
-        return self.position.step == self.plan.total_steps
+        return self.training.is_done
 
-    def evaluate(self, split: str) -> dict[str, float]:
-        """Return the metrics of a split; empty where the split is. A collective."""
-        if self.dataset.size(split) == 0:
-            return {}
-        return self._evaluate(self._batches(split))
-
-    def _batches(self, split: str) -> tf.data.Dataset:
-        if split not in self._splits:
-            self._splits[split] = evaluation_batches(
-                self.dataset,
-                self.config,
-                self.network.image_size,
-                split,
-                rank=self.place.rank,
-                num_workers=self.place.num_workers,
-                batch_size=replica_batch_size(self.config.data.global_batch_size, self.place.num_workers),
-                threads=self._threads,
-                features=self.prefix.cached,
-            )
-        return self._splits[split]
-
-    def _validate(self) -> dict[str, float]:
-        with self.watch("validation"):
-            return self.evaluate("validation")
+    def _prepare_prefix(self, config: RunConfig, network: Network, observer: Observer) -> Prefix:
+        if len(network.phases) > 1 or config.train.distill is not None:
+            reason = "several freeze depths" if len(network.phases) > 1 else "a teacher needs the pictures"
+            return Prefix(Decision(False, reason), None, 0)
+        return prepare_prefix(
+            config,
+            self.dataset,
+            network,
+            self.folder,
+            share=(self.place.rank, self.place.num_workers),
+            broadcast=self.place.broadcast,
+            tell=observer if self.place.is_chief else lambda state: None,
+            alive=self.place.alive,
+        )
 
     def finish(self, wall_s: float) -> dict[str, Any] | None:
         """Evaluate the best weights on the test split and write package and result."""
@@ -255,13 +218,14 @@ class _Session:
             return {"prefix_cache": self.prefix.summary()} if self.place.is_chief else None
         best = self.position.best or {"epoch": self.position.epoch, "step": self.position.step, "metrics": {}}
         if best["step"] != self.position.step:
+            self.training.enter_phase_of(best["step"])
             self.checkpoints.restore(self.task, best["step"])
-        with self.watch("final evaluation"):
+        with self.watch("final evaluation"), self.training.judged():
             # Barrier: every rank answers its share.
             last = evaluate_finally(
                 self.task,
                 self.dataset,
-                self._batches,
+                self.batches.evaluation,
                 self.folder.storage,
                 rank=self.place.rank,
                 alive=self.place.alive,
@@ -270,9 +234,11 @@ class _Session:
             return None
         tested = {f"test_{name}": value for name, value in last.metrics.get("test", {}).items()}
         final = {**best["metrics"], **tested}
-        with self.watch("package"):
+        with self.watch("package"), self.training.judged():
             self._write_package(self.package, final, last.calibration)
         metric = self.config.train.metric
+        validated = self.dataset.size("validation")
+        wide = accuracy_notice(best["metrics"]["accuracy"], validated) if validated and best["metrics"] else None
         return {
             "name": self.config.name,
             "status": "finished",
@@ -281,23 +247,18 @@ class _Session:
             "final": final,
             "num_workers": self.place.num_workers,
             "global_batch_size": self.config.data.global_batch_size,
-            "epochs": self.plan.epochs,
-            "steps": self.plan.total_steps,
+            "epochs": self.position.epoch,
+            "steps": self.position.step,
+            "stopped_early": self.position.stopped,
             "examples_per_s": self.folder.metrics()[-1]["examples_per_s"],
             "wall_s": round(wall_s, 3),
             "prefix_cache": self.prefix.summary(),
             "package": self.package.uri,
             "calibration": last.calibration,
             "timing_s": self.watch.seconds(),
+            "notices": self.notices if wide is None else [*self.notices, wide],
+            "chosen": self.folder.choices(),
         }
-
-    def _advance(self, progress: Progress) -> None:
-        epoch, best = progress.step // self.plan.steps_per_epoch, self.position.best
-        if progress.metrics:
-            earlier = best["metrics"] if best else None
-            if is_better(self.config.train.metric, progress.metrics, earlier):
-                best = {"epoch": epoch, "step": progress.step, "metrics": progress.metrics}
-        self.position = Position(epoch, progress.step, best)
 
     def _write_package(self, where: Storage, metrics: dict[str, float], calibration: dict[str, Any]) -> None:
         with tempfile.TemporaryDirectory(prefix="rayft-package-") as scratch:
@@ -325,6 +286,8 @@ class _Chief:
     def __init__(self, session: _Session, observer: Observer) -> None:
         self._session = session
         self._observer = observer
+        # Of the steps that come next; the position's may have dropped at the end of an epoch.
+        self._plateau_factor = session.position.waiting.plateau_factor
         self.stop_requested = False
         config, plan, train_size = session.config, session.plan, session.dataset.size("train")
         size, per_epoch = config.data.global_batch_size, plan.steps_per_epoch
@@ -335,10 +298,16 @@ class _Chief:
             steps_per_epoch=per_epoch,
             log_every_steps=config.train.log_every_steps,
             examples_per_step=lambda step: min(size, train_size - step % per_epoch * size),
-            learning_rate=lambda step: float(
-                learning_rate(config.optim, tf.constant(step, tf.int64), plan.total_steps)
+            learning_rate=lambda step: (
+                session.phased.rate_factor(step)
+                * float(
+                    learning_rate(config.optim, tf.constant(step, tf.int64), plan.total_steps, self._plateau_factor)
+                )
             ),
+            stage=session.phased.describe,
         )
+        chosen = session.folder.choices()
+        self._notices = [*(f"{name}: auto chose {value:g}" for name, value in chosen.items()), *session.notices]
         self._tell(float("nan"), {})
 
     def record(self, progress: Progress) -> None:
@@ -348,6 +317,7 @@ class _Chief:
         if progress.stopping or session.plan.is_pause(progress.step):
             self._journal.flush()
             session.checkpoints.save(session.task, replace(session.position, unlogged=self._journal.unlogged))
+        self._plateau_factor = session.position.waiting.plateau_factor
         self._tell(float(progress.losses[-1]), progress.metrics or {})
 
     def _tell(self, loss: float, metrics: dict[str, float]) -> None:
@@ -356,6 +326,7 @@ class _Chief:
         self.stop_requested = self._observer(
             {
                 "phase": "training",
+                **self._session.phased.describe(position.step),
                 "epoch": min(position.step // plan.steps_per_epoch + 1, plan.epochs),
                 "epochs": plan.epochs,
                 "step": position.step,
@@ -365,6 +336,6 @@ class _Chief:
                 "examples_per_s": self._journal.examples_per_s,
                 "left_s": (plan.total_steps - position.step) / rate if rate else None,
                 "done_epochs": position.epoch,
-                "notices": self._session.prefix.notices,
+                "notices": [*self._session.prefix.notices, *self._notices],
             }
         )

@@ -7,6 +7,8 @@ from typing import Any
 import keras
 import numpy as np
 
+from rayft.model.adapter import plain_config, plain_weights
+
 
 def fold_batch_norm(model: keras.Model) -> keras.Model:
     """Return an inference-only copy of ``model`` with fewer, fused operations.
@@ -22,7 +24,7 @@ def fold_batch_norm(model: keras.Model) -> keras.Model:
     replaced = {norm.name for norm in norms.values()}
 
     def clone_layer(layer: Any) -> Any:
-        config = layer.get_config()
+        config = plain_config(layer)
         if layer.name in norms:
             return layer.__class__.from_config({**config, "use_bias": True})
         if layer.name in replaced:
@@ -39,7 +41,7 @@ def fold_batch_norm(model: keras.Model) -> keras.Model:
         if not old.weights or old.name in replaced:
             continue
         new = folded.get_layer(old.name)
-        new.set_weights(_folded_weights(old, norms[old.name]) if old.name in norms else old.get_weights())
+        new.set_weights(_folded_weights(old, norms[old.name]) if old.name in norms else plain_weights(old))
     folded.trainable = False
     return folded
 

@@ -8,7 +8,9 @@ from typing import Any
 
 import keras
 
+from rayft.config import AdapterConfig
 from rayft.errors import ModelError
+from rayft.model.adapter import choose_trainable
 from rayft.model.blocks import Block
 
 
@@ -40,8 +42,8 @@ def resolve_depth(depth: int | float | str, blocks: Sequence[Block]) -> int:
     return depth
 
 
-def freeze(blocks: Sequence[Block], depth: int, batch_norm_frozen: bool) -> None:
-    """Freeze the first ``depth`` blocks in place and leave the others trainable.
+def freeze(blocks: Sequence[Block], depth: int, batch_norm_frozen: bool, adapter: AdapterConfig | None = None) -> None:
+    """Freeze the first ``depth`` blocks in place and leave the others trainable; undoes an earlier call.
 
     A frozen block is a pure function of its input: its BatchNormalization uses the moving statistics and
     its Dropout drops nothing.
@@ -50,6 +52,7 @@ def freeze(blocks: Sequence[Block], depth: int, batch_norm_frozen: bool) -> None
         blocks: From ``list_blocks``.
         depth: From 0 to ``len(blocks)``.
         batch_norm_frozen: Also keep every BatchNormalization of the other blocks in inference mode.
+        adapter: What alone is trained in the other blocks, where they have adapters.
 
     Source: Yosinski et al. 2014, arXiv:1411.1792.
     """
@@ -57,11 +60,15 @@ def freeze(blocks: Sequence[Block], depth: int, batch_norm_frozen: bool) -> None
         for layer in block.layers:
             layer.trainable = index >= depth
             for part in _parts(layer):
-                if index < depth and isinstance(part, keras.layers.Dropout):
-                    part.rate = 0.0
+                if isinstance(part, keras.layers.Dropout):
+                    # A later phase may unfreeze it.
+                    part.unfrozen_rate = getattr(part, "unfrozen_rate", part.rate)
+                    part.rate = 0.0 if index < depth else part.unfrozen_rate
                 if index >= depth and batch_norm_frozen and isinstance(part, keras.layers.BatchNormalization):
                     # In Keras 3 this also means inference mode.
                     part.trainable = False
+            if adapter is not None and index >= depth:
+                choose_trainable(_parts(layer), adapter)
 
 
 def _parts(layer: keras.layers.Layer) -> Iterator[Any]:

@@ -18,6 +18,8 @@ import keras
 import tensorflow as tf
 from keras.src.applications.convnext import StochasticDepth
 
+from rayft.model.adapter import plain_config, plain_weights
+
 
 @dataclass(frozen=True)
 class ReplicaBatch:
@@ -30,6 +32,8 @@ class ReplicaBatch:
         seed: Seed of the run.
         global_batch_size: Examples per step, summed over replicas.
         gather: Maps a vector [k] to all replicas' vectors [replicas, k], differentiably.
+        may_be_empty: Whether all replicas together may hold nothing but padding.
+        moments: Receives (layer, mean, variance, values averaged over) of each BatchNormalization that trains.
     """
 
     position: tf.Tensor
@@ -38,6 +42,8 @@ class ReplicaBatch:
     seed: int
     global_batch_size: int
     gather: Callable[[tf.Tensor], tf.Tensor]
+    may_be_empty: bool = False
+    moments: list[tuple[Any, tf.Tensor, tf.Tensor, tf.Tensor]] | None = None
 
 
 _current: contextvars.ContextVar[ReplicaBatch | None] = contextvars.ContextVar("replica_batch", default=None)
@@ -92,7 +98,16 @@ class BatchNormalization(keras.layers.BatchNormalization):
     gathers them and Chan's formula joins them, which avoids the cancellation of E[x^2] - E[x]^2.
 
     Source: Ioffe and Szegedy 2015, arXiv:1502.03167; Chan, Golub and LeVeque 1983.
+
+    Attributes:
+        fixed_statistics: Normalise by the moving statistics in training too, although gamma and beta train.
     """
+
+    fixed_statistics = False
+
+    def call(self, inputs, training=None, mask=None):
+        """Normalise inputs [b, ...]."""
+        return super().call(inputs, training=training and not self.fixed_statistics, mask=mask)
 
     def _moments(self, inputs, mask):
         batch = _current.get()
@@ -111,9 +126,19 @@ class BatchNormalization(keras.layers.BatchNormalization):
         parts = batch.gather(tf.concat([local_mean, local_squares, count[None]], axis=0))
         means, squares, counts = tf.split(parts, [tf.size(local_mean), tf.size(local_mean), 1], axis=1)
         total = tf.reduce_sum(counts)
-        mean = tf.reduce_sum(counts * means, axis=0) / total
-        variance = tf.reduce_sum(squares + counts * tf.square(means - mean), axis=0) / total
-        return mean, variance
+        divisor = tf.maximum(total, 1) if batch.may_be_empty else total
+        mean = tf.reduce_sum(counts * means, axis=0) / divisor
+        variance = tf.reduce_sum(squares + counts * tf.square(means - mean), axis=0) / divisor
+        if batch.moments is not None:
+            batch.moments.append((self, mean, variance, total))
+        if not batch.may_be_empty:
+            return mean, variance
+        # Then the moving averages move to where they are.
+        old = (self.moving_mean, self.moving_variance)
+        return tuple(
+            tf.where(total > 0, new, tf.cast(each.value, new.dtype))
+            for new, each in zip((mean, variance), old, strict=True)
+        )
 
 
 def worker_invariant(model: keras.Model) -> keras.Model:
@@ -122,8 +147,19 @@ def worker_invariant(model: keras.Model) -> keras.Model:
 
 
 def portable(model: keras.Model) -> keras.Model:
-    """Clone ``model`` with the same weights in plain Keras layers, which load without rayft."""
+    """Clone ``model`` in plain Keras layers, which load without rayft; adapters are merged into the weights."""
     return _replace(model, _to_plain)
+
+
+def training_statistics(model: keras.Model) -> list[Any]:
+    """Return moving mean and variance of each BatchNormalization that trains, in the order of the layers."""
+    layers = [layer for layer in model._flatten_layers(include_self=False) if _has_training_statistics(layer)]
+    return [variable for layer in layers for variable in (layer.moving_mean, layer.moving_variance)]
+
+
+def _has_training_statistics(layer: Any) -> bool:
+    fixed = getattr(layer, "fixed_statistics", False)
+    return isinstance(layer, keras.layers.BatchNormalization) and layer.trainable and not fixed
 
 
 def worker_dependent_layers(model: keras.Model) -> list[str]:
@@ -149,19 +185,19 @@ def _to_invariant(layer: Any) -> Any:
         return Dropout(layer.rate, noise_shape=(None, 1, None), name=layer.name, dtype=layer.dtype_policy)
     if type(layer) is keras.layers.Dropout:
         return Dropout.from_config(layer.get_config())
-    return layer.__class__.from_config(layer.get_config())
+    return layer.__class__.from_config(plain_config(layer))
 
 
 def _to_plain(layer: Any) -> Any:
     for ours, plain in ((Dropout, keras.layers.Dropout), (BatchNormalization, keras.layers.BatchNormalization)):
         if type(layer) is ours:
             return plain.from_config(layer.get_config())
-    return layer.__class__.from_config(layer.get_config())
+    return layer.__class__.from_config(plain_config(layer))
 
 
 def _replace(model: keras.Model, clone_function: Callable[[Any], Any]) -> keras.Model:
     clone = keras.models.clone_model(model, clone_function=clone_function, recursive=True)
-    clone.set_weights(model.get_weights())
+    clone.set_weights(plain_weights(model))
     for new, old in zip(
         clone._flatten_layers(include_self=False), model._flatten_layers(include_self=False), strict=True
     ):

@@ -7,20 +7,22 @@ import contextlib
 import math
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import keras
 import tensorflow as tf
 from keras.src.backend.common import global_state
 
-from rayft.config import ModelConfig, RunConfig
+from rayft.config import AdapterConfig, ModelConfig, RunConfig
 from rayft.errors import ModelError
 from rayft.model import applications, efficientnet_lite
+from rayft.model.adapter import add_adapters
 from rayft.model.blocks import Block, boundary, list_blocks, split_model
-from rayft.model.freeze import freeze, resolve_depth
+from rayft.model.freeze import freeze
 from rayft.model.head import add_head
 from rayft.model.layers import worker_invariant
+from rayft.model.phases import Phase, list_phases
 from rayft.model.weights_file import load_model, load_weights, read_input_size
 
 POLICIES = {
@@ -39,11 +41,16 @@ class Network:
     Attributes:
         model: Maps pictures, float [b, H, W, C] in 0..255, to logits [b, classes].
         blocks: The backbone's blocks in input order.
-        frozen_depth: How many of them are frozen.
+        phases: The parts of the run, which differ in how many blocks are frozen.
+        phase: Index of the one that the model is in.
+        frozen_depth: How many blocks are frozen in it.
         boundary: KerasTensor of ``model`` between the frozen part and the rest; None when nothing is frozen
             or data crosses there in several tensors. Of a wholly frozen backbone, the pooled features.
         image_size: (height, width), pixels.
         licence: Licence of the initial weights.
+        pretrained: Whether these are not random.
+        adapter: What alone trains in the blocks that are not frozen, where they have adapters.
+        fixed: Ids of the weights that stay as they are in every phase.
     """
 
     model: keras.Model
@@ -52,6 +59,24 @@ class Network:
     boundary: Any | None
     image_size: tuple[int, int]
     licence: str
+    phases: tuple[Phase, ...]
+    phase: int = 0
+    pretrained: bool = True
+    adapter: AdapterConfig | None = None
+    fixed: frozenset[int] = frozenset()
+
+    def at(self, phase: int) -> Network:
+        """Put the one model that all phases share into a phase; networks returned earlier are then out of date."""
+        chosen = self.phases[phase]
+        freeze(self.blocks, chosen.depth, not self.trains_batch_norm(chosen), self.adapter)
+        return replace(
+            self, phase=phase, frozen_depth=chosen.depth, boundary=find_boundary(self.model, self.blocks, chosen.depth)
+        )
+
+    def trains_batch_norm(self, phase: Phase) -> bool:
+        """Whether BatchNormalization of unfrozen blocks normalises by, and keeps, statistics of the batches."""
+        frozen = phase.batch_norm == "frozen" or (phase.batch_norm == "auto" and self.pretrained)
+        return not frozen and self.adapter is None
 
     def split(self) -> tuple[keras.Model, keras.Model] | None:
         """Return (prefix, suffix), sharing the model's weights, or None without a boundary."""
@@ -99,14 +124,16 @@ def build_network(config: RunConfig, num_classes: int, strategy: tf.distribute.S
         stack.enter_context((strategy or tf.distribute.get_strategy()).scope())
         backbone = worker_invariant(source)
         blocks = list_blocks(backbone)
-        depth = resolve_depth(config.freeze.depth, blocks)
-        pretrained = config.model.weights != "none"
-        freeze(
-            blocks, depth, config.freeze.batch_norm == "frozen" or (config.freeze.batch_norm == "auto" and pretrained)
-        )
+        phases = list_phases(config.freeze, blocks, config.train.epochs)
+        if config.model.adapter is not None:
+            add_adapters(blocks[phases[-1].depth :], config.model.adapter, config.seed)
         logits = add_head(backbone.outputs[0], config.model, num_classes, config.seed)
         model = keras.Model(backbone.inputs[0], logits, name="network")
-    return Network(model, blocks, depth, find_boundary(model, blocks, depth), image_size, _licence(config.model))
+    pretrained = config.model.weights != "none"
+    network = Network(
+        model, blocks, 0, None, image_size, _licence(config.model), phases, 0, pretrained, config.model.adapter
+    )
+    return replace(network, fixed=_fixed(network.at(len(phases) - 1))).at(0)
 
 
 def find_boundary(model: keras.Model, blocks: tuple[Block, ...], depth: int) -> Any | None:
@@ -240,6 +267,19 @@ def _under_policy(layer: Any) -> Any:
     if "dtype" in config:
         config["dtype"] = keras.config.dtype_policy()
     return layer.__class__.from_config(config)
+
+
+def _fixed(last: Network) -> frozenset[int]:
+    """Ids of the weights that stay in the last phase, and so in all."""
+    return frozenset(
+        id(variable)
+        for index, block in enumerate(last.blocks)
+        for layer in block.layers
+        for variable in layer.weights
+        # Beside adapters all else stays; otherwise an unfrozen BatchNormalization moves its statistics.
+        if index < last.frozen_depth
+        or (last.adapter is not None and not any(variable is one for one in layer.trainable_variables))
+    )
 
 
 def _after_pooling(model: keras.Model, tensor: Any) -> Any:

@@ -46,6 +46,11 @@ def load(model: str | PathLike[str]) -> Predictor:
         PackageError: There is no package, or it is damaged.
         StorageError: The place cannot be read.
     """
+    return Predictor(open_package(model))
+
+
+def open_package(model: str | PathLike[str]) -> Package:
+    """Open what ``load`` loads."""
     storage = Storage.open(model)
     folder = next((place for place in (storage, storage / "package") if (place / RECORD_FILE).exists()), None)
     if folder is None:
@@ -54,10 +59,10 @@ def load(model: str | PathLike[str]) -> Predictor:
             "Give the folder of a package, or of a finished run.",
         )
     if folder.is_local:
-        return Predictor(read_package(folder.root))
+        return read_package(folder.root)
     with tempfile.TemporaryDirectory() as local:
         folder.download_folder(local)
-        return Predictor(read_package(local))
+        return read_package(local)
 
 
 class Predictor:

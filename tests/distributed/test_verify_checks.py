@@ -9,14 +9,16 @@ from running import make_home
 from rayft.config import load_config
 from rayft.data.dataset import open_dataset
 from rayft.distributed.verify import VerifyReport, _compare
-from rayft.learn import parity
-from rayft.learn.parity import BATCH, EXAMPLES, Pipelines, Trace, shrink, subset
-from rayft.learn.session import Place
+from rayft.learn import batches
+from rayft.learn.batches import Batches
+from rayft.learn.parity import BATCH, EXAMPLES, Trace, _own_examples, shrink, subset
+from rayft.learn.place import Place
 
 TRACE = Trace(
     losses=[2.0, 1.0],
     gradient=np.array([3.0, 4.0]),
     metrics={"log_loss": 0.5},
+    weights=np.array([3.0, 4.0]),
     same_on_all_ranks=True,
     resumed_equal=True,
     examples_per_epoch=19.0,
@@ -41,6 +43,7 @@ def failed(name, **changes):
         ("float64", {"losses": [2.0, 1.0 + 5e-10]}, []),
         ("float64", {"losses": [2.0]}, [("losses", "1 / 2")]),
         ("float64", {"losses": [2.0, float("nan")]}, [("losses", "1 / 2")]),
+        ("float64", {"weights": np.array([3.0, 4.0 + 1e-8])}, [("final weights", "1 / 2")]),
         ("float64", {"metrics": {"log_loss": 0.5 + 1e-8}}, [("validation log-loss", "1 / 2")]),
         ("float32", {"gradient": np.array([3.0, 4.0 + 6e-4])}, [("first gradient", "1 / 2")]),
         ("float32", {"gradient": np.array([3.0, 4.0 + 4e-4])}, []),
@@ -58,16 +61,16 @@ def test_dropping_the_last_partial_batch_everywhere_counts_as_examples_missed(tm
     monkeypatch.chdir(make_home(tmp_path))
     config = load_config("config.yaml")
     dataset = subset(open_dataset(config))
-    arguments = (shrink(config, 16), dataset, (16, 16), Place(0, 1, lambda value: value, lambda: None))
-    assert Pipelines(*arguments).own_examples == EXAMPLES
+    arguments = (dataset, shrink(config, 16), (16, 16), Place(0, 1, lambda value: value, lambda: None))
+    assert _own_examples(Batches(*arguments)) == EXAMPLES
 
-    complete = parity.train_batches
+    complete = batches.train_batches
 
     def dropping(*given, **options):
         return complete(*given, **options).filter(lambda batch: batch["count"] == BATCH)
 
-    monkeypatch.setattr(parity, "train_batches", dropping)
+    monkeypatch.setattr(batches, "train_batches", dropping)
     # The second epoch's first batch is now the third.
-    missed = abs(Pipelines(*arguments).own_examples - EXAMPLES)
+    missed = abs(_own_examples(Batches(*arguments)) - EXAMPLES)
     assert missed > 0
     assert failed("float64", examples_per_epoch=EXAMPLES - missed) == [("examples missed an epoch", "1, 2, 3")]

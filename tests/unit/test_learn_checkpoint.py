@@ -9,6 +9,7 @@ from rayft.config import parse_config
 from rayft.errors import StorageError
 from rayft.learn import checkpoint
 from rayft.learn.checkpoint import Checkpoints, Position, dump_state
+from rayft.learn.patience import Patience, Waiting
 from rayft.learn.step import Task, state_variables
 from rayft.model.network import build_network
 from rayft.storage import Storage
@@ -50,6 +51,8 @@ def flip_byte(path):
 
 def test_a_checkpoint_gives_back_position_and_every_variable(task, checkpoints):
     position = Position(2, 30, {"epoch": 1, "step": 15, "metrics": {"accuracy": 0.5}}, (0.1, 1 / 3))
+    waiting = Waiting(Patience(0.5, 1), Patience(0.25, 2), plateau_factor=0.1)
+    position = replace(position, waiting=waiting, stopped=True)
     fill(task, 3)
     before = dump_state(task)
     checkpoints.save(task, position)

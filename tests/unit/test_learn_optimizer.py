@@ -85,3 +85,36 @@ def test_the_rate_warms_up_linearly_and_falls_as_half_a_cosine():
 def test_a_wrong_optimizer_is_refused_by_its_value(config, says):
     with pytest.raises(ConfigError, match=says):
         get_optimizer(config)
+
+
+FACTORS = [0.25, 1.0, 3.0, 0.5]
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam", "rmsprop", "lion", "nadam", "adagrad", "lamb"])
+def test_rate_factors_equal_an_optimizer_for_each_group(name):
+    config = OptimConfig(name=name, learning_rate=0.01, schedule="constant", warmup_fraction=0, weight_decay=0.1)
+    variables = make_variables()
+    updater = Updater(config, variables, [v.value for v in variables], total_steps=10, rate_factors=FACTORS)
+    alone = make_variables()
+    groups = [
+        Updater(
+            config.model_copy(update={"learning_rate": 0.01 * factor}), [variable], [variable.value], total_steps=10
+        )
+        for variable, factor in zip(alone, FACTORS, strict=True)
+    ]
+    for step, gradients in enumerate(make_gradients()):
+        updater.apply(flat(updater, gradients), tf.constant(step, tf.int64))
+        for group, gradient in zip(groups, gradients, strict=True):
+            group.apply(tf.reshape(gradient, [-1]), tf.constant(step, tf.int64))
+    for ours, theirs in zip(variables, alone, strict=True):
+        np.testing.assert_allclose(ours.numpy(), theirs.numpy(), rtol=1e-5, atol=1e-7)
+
+
+def test_weights_written_to_the_model_leave_the_updater_its_own():
+    variables = make_variables()
+    updater = Updater(OptimConfig(), variables, [v.value for v in variables], total_steps=10)
+    own = updater.weights()
+    updater.write(own + 1)
+    for shown, before in zip(variables, make_variables(), strict=True):
+        np.testing.assert_array_equal(shown.numpy(), before.numpy() + 1)
+    np.testing.assert_array_equal(updater.weights(), own)

@@ -159,7 +159,8 @@ class TrialActor(tune.Trainable):
     def _train_here(self, attempt: Attempt) -> dict[str, Any]:
         import tensorflow as tf
 
-        from rayft.learn.session import Output, Place, run_session
+        from rayft.learn.place import Place
+        from rayft.learn.session import Output, run_session
 
         told = 0
         with watchdog(self._config, self._output["folder"], 0) as alive:
