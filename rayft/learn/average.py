@@ -29,7 +29,8 @@ class Average:
         """
         self._updater = updater
         self._statistics = statistics
-        weights = updater.weights()
+        # As an array: Keras would make a variable of a variable the same one.
+        weights = updater.weights().numpy()
         self._weights = keras.Variable(weights, dtype=weights.dtype.name, trainable=False, name="average")
         self._own_statistics = [
             keras.Variable(each.numpy(), dtype=each.dtype, trainable=False, name="average_statistics")
@@ -51,7 +52,7 @@ class Average:
     @contextlib.contextmanager
     def in_network(self) -> Iterator[None]:
         """Let the network compute with the average inside the block, and with its own weights behind it."""
-        if int(self._count.value) == 0:
+        if int(self._count.numpy()) == 0:
             yield
             return
         kept = [each.numpy() for each in self._statistics]

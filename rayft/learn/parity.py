@@ -143,8 +143,8 @@ def run_case(
     # The undisturbed run keeps its state at the cut, as it would with a checkpoint there.
     cut = batches.steps_per_epoch + 1
     plan = Plan(batches.steps_per_epoch, config.train.epochs, checkpoint_every_steps=cut)
-    with strategy.scope():
-        network = build_network(config, len(dataset.labels))
+    # As in a run: the network alone spans the workers.
+    network = build_network(config, len(dataset.labels), strategy)
     teacher = Teacher(config.train.distill, dataset.labels) if config.train.distill else None
     phased = Phased(config, network, plan, strategy, teacher)
     recorder = _GradientRecorder(phased.task)
