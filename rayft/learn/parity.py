@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from rayft.config import AugmentConfig, RunConfig
 from rayft.data.dataset import Dataset
+from rayft.data.objective import make_objective
 from rayft.data.order import steps_per_epoch
 from rayft.data.pipeline import evaluation_batches, train_batches
 from rayft.learn.checkpoint import digest, dump_state, load_state
@@ -120,7 +121,7 @@ def run_case(
     plan = Plan(per_epoch, config.train.epochs, checkpoint_every_steps=cut)
     with strategy.scope():
         network = build_network(config, len(dataset.labels))
-        task = Task(config, network, total_steps=plan.total_steps)
+        task = Task(config, network, total_steps=plan.total_steps, objective=make_objective(config, dataset))
     recorder = _GradientRecorder(task)
     losses, states = _train(task, pipelines.train(0), plan, place)
     end = dump_state(task)

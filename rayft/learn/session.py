@@ -15,12 +15,13 @@ import tensorflow as tf
 
 from rayft.config import RunConfig
 from rayft.data.dataset import Dataset
+from rayft.data.objective import make_objective
 from rayft.data.order import replica_batch_size, steps_per_epoch
 from rayft.data.pipeline import evaluation_batches, find_undecodable, train_batches
 from rayft.errors import DataError, RunFailed
 from rayft.learn.checkpoint import Checkpoints, Position, digest
 from rayft.learn.evaluate import make_evaluate
-from rayft.learn.final import evaluate_finally
+from rayft.learn.final import SPLITS, FinalEvaluation, evaluate_finally
 from rayft.learn.journal import Journal
 from rayft.learn.loop import Plan, Progress, train_epochs
 from rayft.learn.metrics import is_better
@@ -165,6 +166,7 @@ class _Session:
             total_steps=self.plan.total_steps,
             strategy=strategy,
             cached=self.prefix.cached is not None,
+            objective=make_objective(config, dataset),
         )
         place.alive()
         place.require_same("pretrained weights", digest(frozen_variables(self.task)))
@@ -258,14 +260,7 @@ class _Session:
             self.checkpoints.restore(self.task, best["step"])
         with self.watch("final evaluation"):
             # Barrier: every rank answers its share.
-            last = evaluate_finally(
-                self.task,
-                self.dataset,
-                self._batches,
-                self.folder.storage,
-                rank=self.place.rank,
-                alive=self.place.alive,
-            )
+            last = self._evaluate_sets() if self.dataset.multi_label else self._evaluate_finally()
         if last is None:
             return None
         tested = {f"test_{name}": value for name, value in last.metrics.get("test", {}).items()}
@@ -291,6 +286,23 @@ class _Session:
             "timing_s": self.watch.seconds(),
         }
 
+    def _evaluate_finally(self) -> FinalEvaluation | None:
+        return evaluate_finally(
+            self.task,
+            self.dataset,
+            self._batches,
+            self.folder.storage,
+            rank=self.place.rank,
+            alive=self.place.alive,
+        )
+
+    def _evaluate_sets(self) -> FinalEvaluation | None:
+        """Measure pictures of several labels; temperature and predictions are those of a softmax."""
+        metrics = {split: found for split in SPLITS if (found := self.evaluate(split))}
+        reason = "pictures have several labels"
+        calibration = {"temperature": 1.0, "reason": reason, "before": {}, "after": {}}
+        return FinalEvaluation(metrics, calibration) if self.place.is_chief else None
+
     def _advance(self, progress: Progress) -> None:
         epoch, best = progress.step // self.plan.steps_per_epoch, self.position.best
         if progress.metrics:
@@ -307,6 +319,7 @@ class _Session:
                 model=portable(self.network.model),
                 config=self.config,
                 labels=self.dataset.labels,
+                multi_label=self.dataset.multi_label,
                 image_size=self.network.image_size,
                 licence=self.network.licence,
                 metrics=metrics,

@@ -9,6 +9,7 @@ import keras
 import tensorflow as tf
 
 from rayft.config import RunConfig
+from rayft.data.objective import Objective
 from rayft.data.views import answer_views, tta_record
 from rayft.errors import ConfigError
 from rayft.imports import load_object
@@ -104,6 +105,7 @@ class Task:
         variables: Trainable variables, in the network's order.
         num_replicas: Model copies over all workers.
         strategy: Spans the workers.
+        objective: What the labels ask of the network.
     """
 
     def __init__(
@@ -114,8 +116,11 @@ class Task:
         total_steps: int,
         strategy: tf.distribute.Strategy | None = None,
         cached: bool = False,
+        objective: Objective | None = None,
     ) -> None:
-        """Bind a network to its loss, optimizer and replicas; the current strategy where none is given.
+        """Bind a network to its loss, optimizer and replicas.
+
+        Without a strategy it is the current one; without an objective, one label and no weights.
 
         With ``cached`` the batches hold activations at the freeze boundary instead of pictures.
 
@@ -130,7 +135,8 @@ class Task:
         self.variables = list(network.model.trainable_variables)
         self.num_replicas = strategy.num_replicas_in_sync
         self._config = config
-        self._loss: Loss = get_loss(config.train)
+        self.objective = objective or Objective()
+        self._loss: Loss = get_loss(config.train, self.objective)
         self._step: Step = load_object(config.train.step, purpose="train.step") if config.train.step else train_step
         local = [strategy.experimental_local_results(variable.value)[0] for variable in self.variables]
         self._device = local[0].device
@@ -167,7 +173,7 @@ class Task:
         """Return this replica's part of the mean loss over the global batch.
 
         Args:
-            labels: int32 [b], or float32 [b, classes] with MixUp or CutMix.
+            labels: int32 [b], or float32 [b, classes] of several labels, or mixed ones.
             logits: float [b, classes].
             batch: Gives weight [b] and count [].
 
