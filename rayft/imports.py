@@ -32,7 +32,7 @@ def load_object(path: str, purpose: str) -> Callable[..., Any]:
         # Importing runs code of the user's own, which may raise anything.
         except Exception as error:
             raise ConfigError(
-                f"{purpose} is {path!r}, but importing {module_name!r} failed: {_last_place(error)}.",
+                f"{purpose} is {path!r}, but importing {module_name!r} failed: {last_place(error)}.",
                 f"Make `python -c 'import {module_name}'` work in the folder where rayft is started.",
             ) from error
     if not hasattr(module, name):
@@ -64,7 +64,7 @@ def _working_directory_on_path() -> Iterator[None]:
         sys.path.remove("")
 
 
-def _last_place(error: Exception) -> str:
+def last_place(error: Exception) -> str:
     """Say what was raised and in which line of which file."""
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if frame.filename != __file__ and "importlib" not in frame.filename]

@@ -35,6 +35,7 @@ class Package:
         folder: Where it lies.
         model: Maps float32 images [b, H, W, C] in 0..255 to probabilities float32 [b, classes].
         labels: Names of the classes, in the order of the outputs.
+        multi_label: Whether a picture may have any number of them; each probability is then one of its own.
         image_size: Height and width in pixels.
         channels: Colour channels, 1 or 3.
         max_pixels: Larger pictures are refused before they are decoded.
@@ -44,6 +45,7 @@ class Package:
     folder: Path
     model: keras.Model
     labels: tuple[str, ...]
+    multi_label: bool
     image_size: tuple[int, int]
     channels: int
     max_pixels: int
@@ -63,6 +65,7 @@ def write_package(
     blocks_frozen: list[str],
     blocks: Sequence[dict[str, Any]] = (),
     calibration: dict[str, Any] | None = None,
+    multi_label: bool = False,
 ) -> None:
     """Write a package under a temporary name and rename it; an older one there is replaced.
 
@@ -78,6 +81,7 @@ def write_package(
         blocks_frozen: Names of the backbone's frozen blocks.
         blocks: name, layers, parameters and frozen of each block and the head.
         calibration: temperature, and figures before and after it; 1 where not given.
+        multi_label: Whether a picture may have any number of the classes.
 
     Raises:
         PackageError: Labels and outputs differ in number.
@@ -91,6 +95,7 @@ def write_package(
             "outputs": {"probabilities": {"dtype": "float32", "shape": [None, len(labels)]}},
         },
         "labels": list(labels),
+        "multi_label": multi_label,
         "backbone": {"name": config.model.backbone, "weights": config.model.weights},
         "freeze_depth": config.freeze.depth,
         "blocks_frozen": blocks_frozen,
@@ -120,7 +125,7 @@ def write_package(
     temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}.tmp")
     temporary.mkdir(parents=True)
     try:
-        _with_probabilities(model).save(temporary / MODEL_FILE)
+        _with_probabilities(model, multi_label).save(temporary / MODEL_FILE)
         text = json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False)
         (temporary / RECORD_FILE).write_text(text + "\n", encoding="utf-8")
         if folder.exists():
@@ -140,6 +145,7 @@ def read_package(folder: str | Path) -> Package:
     record = _read_record(folder / RECORD_FILE)
     try:
         labels = tuple(map(str, record["labels"]))
+        multi_label = bool(record.get("multi_label", False))
         height, width = map(int, record["preprocessing"]["image_size"])
         channels, max_pixels = (int(record["preprocessing"][name]) for name in ("channels", "max_pixels"))
     except (KeyError, TypeError, ValueError) as error:
@@ -148,14 +154,18 @@ def read_package(folder: str | Path) -> Package:
         ) from None
     model = _read_model(folder / MODEL_FILE)
     _check_labels(labels, model, str(folder))
-    return Package(folder, model, labels, (height, width), channels, max_pixels, record)
+    return Package(folder, model, labels, multi_label, (height, width), channels, max_pixels, record)
 
 
-def _with_probabilities(model: keras.Model) -> keras.Model:
-    """Append a float32 softmax, in plain Keras layers alone."""
+def _with_probabilities(model: keras.Model, multi_label: bool) -> keras.Model:
+    """Append a float32 softmax or, for several labels, a sigmoid, in plain Keras layers alone."""
     plain = portable(model)
-    softmax = keras.layers.Softmax(dtype="float32", name="probabilities")
-    return keras.Model(plain.inputs[0], softmax(plain.outputs[0]), name=plain.name)
+    last = (
+        keras.layers.Activation("sigmoid", dtype="float32", name="probabilities")
+        if multi_label
+        else keras.layers.Softmax(dtype="float32", name="probabilities")
+    )
+    return keras.Model(plain.inputs[0], last(plain.outputs[0]), name=plain.name)
 
 
 def _check_labels(labels: tuple[str, ...], model: keras.Model, name: str) -> None:

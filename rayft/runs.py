@@ -18,6 +18,8 @@ FREE_FIELDS = (
     ("storage",),
     ("track",),
     ("sweep",),
+    ("data", "cache_folder"),
+    ("data", "cache_bytes"),
     ("train", "keep_checkpoints"),
     ("train", "checkpoint_every_steps"),
     ("train", "log_every_steps"),

@@ -78,7 +78,9 @@ class Storage:
     @property
     def parent(self) -> Storage:
         """The folder that holds this one."""
-        return Storage(self.filesystem, self.root.rpartition("/")[0] or "/", self.uri.rpartition("/")[0] or "/")
+        place, mark, options = self.uri.partition("?")
+        above = f"{place.rpartition('/')[0] or '/'}{mark}{options}"
+        return Storage(self.filesystem, self.root.rpartition("/")[0] or "/", above)
 
     def relative(self, below: Storage | fs.FileInfo) -> str:
         """Return the path from this folder to something below it."""
@@ -161,6 +163,11 @@ class Storage:
         os.makedirs(local, exist_ok=True)
         with self._explained("read"):
             fs.copy_files(self.root, os.path.abspath(local), self.filesystem, fs.LocalFileSystem(), use_threads=True)
+
+    def download(self, local: str | os.PathLike[str]) -> None:
+        """Copy this file to a local path, piece by piece."""
+        with self._explained("read"):
+            fs.copy_files(self.root, os.path.abspath(local), self.filesystem, fs.LocalFileSystem())
 
     def check_writable(self) -> None:
         """Write and remove a probe; leaves nothing behind, not even folders that it made.

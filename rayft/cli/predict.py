@@ -31,7 +31,10 @@ def predict(
     inputs: Annotated[
         list[str], typer.Argument(metavar="INPUT...", help="Pictures, folders of them, Parquet or Arrow tables.")
     ],
-    top: Annotated[int, typer.Option("--top", min=1, help="Classes shown for each picture.")] = 1,
+    top: Annotated[
+        int | None,
+        typer.Option("--top", min=1, help="Classes shown for each picture; otherwise one, or all above .5 of several."),
+    ] = None,
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="Write answers there: a .jsonl or .parquet file.")
     ] = None,
@@ -56,6 +59,8 @@ def predict(
         from rayft.serve.predictor import load
 
         predictor = load(model)
+    if top is None and not predictor.multi_label:
+        top = 1
     spread = workers is not None or cluster is not None or len(pictures) >= _MANY
     if spread:
         answers = _on_cluster(model, pictures, predictor, workers, cluster)
@@ -111,7 +116,7 @@ def _drain(
 
 
 @contextlib.contextmanager
-def _target(output: Path | None, predictor: Predictor, top: int, as_json: bool) -> Iterator[Write]:
+def _target(output: Path | None, predictor: Predictor, top: int | None, as_json: bool) -> Iterator[Write]:
     from rayft.serve import answers
 
     if output is not None:

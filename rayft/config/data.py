@@ -22,6 +22,10 @@ class ColumnsConfig(Section):
     image: str | None = Field(None, description="Encoded pictures (bytes). Usual name: image.")
     path: str | None = Field(None, description="Paths of pictures, relative to the table. Usual name: path.")
     label: str | None = Field(None, description="Class, an integer or a string. Usual name: label.")
+    labels: str | None = Field(
+        None,
+        description="All classes of a picture: a list, or text like a|b or a JSON list. Usual name: labels.",
+    )
     label_name: str | None = Field(None, description="Name of an integer class. Usual name: label_name.")
     split: str | None = Field(None, description="train, validation or test. Usual name: split.")
     group: str | None = Field(None, description="Examples of one group never fall into two splits. Usual name: group.")
@@ -30,7 +34,11 @@ class ColumnsConfig(Section):
 class DataConfig(Section):
     """Which labelled examples there are, and how they reach the network."""
 
-    source: str = Field(min_length=1, description="Folder with a folder per class, or Parquet/Arrow file; path or URI.")
+    source: str = Field(
+        min_length=1,
+        description="Path or URI of a folder per class, of Parquet, Arrow, CSV, TSV, JSON Lines or TFRecord files, of "
+        "a saved Hugging Face dataset, or module:function.",
+    )
     columns: ColumnsConfig = Field(ColumnsConfig(), description="Column names, where they are not the usual ones.")
     global_batch_size: BatchSize = Field(
         32, description="Examples per step, over all workers; auto: the largest power of two that fits into memory."
@@ -44,6 +52,15 @@ class DataConfig(Section):
     )
     test_fraction: float = Field(0.0, ge=0, lt=1, description="Part held out when the data names no test split.")
     split_seed: int = Field(0, ge=0, description="Seed of the held-out parts; apart from the run's own seed.")
+    sampling: Literal["uniform", "balanced"] = Field(
+        "uniform", description="uniform: each example once an epoch; balanced: each class equally often."
+    )
+    cache_folder: str | None = Field(
+        None, min_length=1, description="Local folder for copies of tables and remote pictures; empty: ~/.cache/rayft."
+    )
+    cache_bytes: int = Field(
+        50_000_000_000, ge=0, description="Bytes that these copies may take; the least recently used leave."
+    )
     augment: AugmentConfig = Field(AugmentConfig(), description="Augmentation of training pictures.")
     on_bad: Literal["fail", "skip"] = Field("fail", description="What to do about pictures that cannot be decoded.")
     max_pixels: int = Field(

@@ -73,6 +73,11 @@ class RunConfig(Section):
                 f"cluster.workers is {self.cluster.workers}, data.global_batch_size is {self.data.global_batch_size}; "
                 "every worker needs at least one example of a batch"
             )
+        if self.data.sampling == "balanced" and self.train.class_weights == "balanced":
+            raise ValueError(
+                "data.sampling is balanced and train.class_weights is balanced; together they would correct twice: "
+                "set one of them to uniform or none"
+            )
         if self.model.backbone == "none" and self.model.pooling != "flatten":
             raise ValueError(f"model.pooling is {self.model.pooling}; without a backbone only flatten is allowed")
         settled = not is_auto(self.data.global_batch_size)

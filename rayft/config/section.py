@@ -12,6 +12,7 @@ ImportPath = Annotated[str, StringConstraints(pattern=IMPORT_PATTERN)]
 
 Name = Annotated[str, StringConstraints(min_length=1)]
 Side = Annotated[int, Field(ge=8, le=4096)]
+ClassWeight = Annotated[float, Field(ge=0, le=1e6)]
 Width = Annotated[int, Field(ge=1, le=65536)]
 
 

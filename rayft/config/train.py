@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from rayft.config.section import ImportPath, Section
+from rayft.config.section import ClassWeight, ImportPath, Section
 
 # A rate that suits a new head would undo what pretrained blocks know.
 HEAD_RATE = 3e-3
@@ -157,13 +157,18 @@ class TrainConfig(Section):
     """How long to train, with what loss, and what is kept."""
 
     epochs: int = Field(10, ge=1, le=100_000, description="Passes over the training split.")
-    loss: Literal["cross_entropy", "focal"] | ImportPath = Field(
-        "cross_entropy", description="cross_entropy, focal, or module:function (see examples/digits)."
+    loss: Literal["auto", "cross_entropy", "focal", "binary_cross_entropy"] | ImportPath = Field(
+        "auto",
+        description="auto (cross_entropy; binary_cross_entropy where pictures have several labels), one by name, or "
+        "module:function (see examples/digits).",
+    )
+    class_weights: Literal["none", "balanced"] | dict[str, ClassWeight] = Field(
+        "none", description="Factors of the loss: none, balanced (rare classes count more), or a mapping of labels."
     )
     distill: DistillConfig | None = Field(None, description="Learn from a teacher as well as from labels.")
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="Probability moved from the label to all classes.")
     step: ImportPath | None = Field(None, description="Own training step, module:function; empty means the built-in.")
-    metric: Literal["accuracy", "top5", "macro_f1", "log_loss", "ece"] = Field(
+    metric: Literal["accuracy", "top5", "macro_f1", "auc", "map", "log_loss", "ece"] = Field(
         "accuracy", description="Validation metric that decides which epoch is best."
     )
     precision: Literal["float32", "bfloat16", "float16", "float64"] = Field(

@@ -12,7 +12,10 @@ from rayft.errors import DataError
 
 @dataclass(frozen=True)
 class Columns:
-    """Name of the column for each meaning; exactly one of ``image`` and ``path`` is set."""
+    """Name of the column for each meaning; exactly one of ``image`` and ``path`` is set.
+
+    ``has_several_labels`` says that ``label`` names a column of lists.
+    """
 
     image: str | None
     path: str | None
@@ -20,6 +23,7 @@ class Columns:
     label_name: str | None
     split: str | None
     group: str | None
+    has_several_labels: bool = False
 
     def small(self) -> list[str]:
         """Return the names of all columns but the encoded pictures, each once."""
@@ -46,19 +50,43 @@ def resolve_columns(schema: pa.Schema, config: ColumnsConfig, where: str) -> Col
         return None
 
     image, path = find("image"), find("path")
+    if image and not path and _is_text(schema.field(image).type):
+        image, path = None, image
     if image and path:
-        # Naming one of them says which is meant.
-        if bool(config.image) == bool(config.path):
-            raise DataError(
-                f"Both {image!r} and {path!r} say where the pictures are. {there}",
-                "Set one of data.columns.image and data.columns.path, not both.",
-            )
-        image, path = (image, None) if config.image else (None, path)
+        image, path = _one_of("image", "path", "where the pictures are", image, path, config, there)
     if not (image or path):
         raise DataError(f"There is no column of pictures. {there}", "Set data.columns.image or data.columns.path.")
     _check_types(schema, image, path)
-    label = find("label", required=True)
-    return Columns(image, path, str(label), find("label_name"), find("split"), find("group"))
+    several, label = find("labels"), find("label")
+    if several and label:
+        several, label = _one_of("labels", "label", "what a picture shows", several, label, config, there)
+    if several is None:
+        return Columns(
+            image, path, label or str(find("label", required=True)), find("label_name"), find("split"), find("group")
+        )
+    if config.label_name is not None:
+        raise DataError(
+            f"data.columns.label_name is {config.label_name!r}, but {several!r} holds lists of labels.",
+            "Write names into the lists, and remove data.columns.label_name.",
+        )
+    return Columns(image, path, several, None, find("split"), find("group"), has_several_labels=True)
+
+
+def _one_of(
+    first: str, second: str, what: str, one: str, other: str, config: ColumnsConfig, there: str
+) -> tuple[str | None, str | None]:
+    """Keep the one of two columns that the config names."""
+    named = getattr(config, first), getattr(config, second)
+    if bool(named[0]) == bool(named[1]):
+        raise DataError(
+            f"Both {one!r} and {other!r} say {what}. {there}",
+            f"Set one of data.columns.{first} and data.columns.{second}, not both.",
+        )
+    return (one, None) if named[0] else (None, other)
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
 
 
 def _check_types(schema: pa.Schema, image: str | None, path: str | None) -> None:
@@ -66,10 +94,11 @@ def _check_types(schema: pa.Schema, image: str | None, path: str | None) -> None
         kind = schema.field(image).type
         if not (pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_struct(kind)):
             raise DataError(
-                f"Column {image!r} is of type {kind}; encoded pictures are binary, or struct<bytes, path>.",
-                f"Write the bytes of picture files, or set data.columns.path to {image!r} if it holds paths.",
+                f"Column {image!r} is of type {kind}; encoded pictures are binary or struct<bytes, path>, "
+                "paths are strings.",
+                "Write the bytes of picture files, or their paths.",
             )
     if path is not None:
         kind = schema.field(path).type
-        if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+        if not _is_text(kind):
             raise DataError(f"Column {path!r} is of type {kind}; paths are strings.", "Correct data.columns.path.")

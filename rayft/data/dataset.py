@@ -10,17 +10,24 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from rayft.config import RunConfig
+from rayft.config import DataConfig, RunConfig
+from rayft.data.cache import LocalCache
+from rayft.data.file_table import FORMATS
 from rayft.data.folder import read_folder
-from rayft.data.labels import encode_labels
+from rayft.data.labels import encode_label_lists, encode_labels, is_list
 from rayft.data.reader import Reader
-from rayft.data.source import Source, detect_format, fingerprint
+from rayft.data.source import Listing, Source, detect_format, fingerprint
 from rayft.data.split import assign_splits
-from rayft.data.table import read_table
+from rayft.data.table import read_callable, read_files, read_saved
+from rayft.data.target import Targets
 from rayft.errors import DataError
-from rayft.storage import Storage
 
-SOURCES: dict[str, Source] = {"folder": read_folder, "parquet": read_table, "arrow": read_table}
+SOURCES: dict[str, Source] = {
+    "folder": read_folder,
+    "huggingface": read_saved,
+    "callable": read_callable,
+    **dict.fromkeys(FORMATS, read_files),
+}
 
 
 @dataclass(frozen=True)
@@ -28,10 +35,12 @@ class Dataset:
     """Labelled examples; pickles without the pictures.
 
     Attributes:
-        examples: Columns ``row`` int64 (index in the source), ``label`` int32, ``name`` string
-            (``folder/file.jpg`` or ``table.parquet#row``), ``split`` string (train, validation, test).
+        examples: Columns ``row`` int64 (index in the source), ``label`` int32 or, where pictures may have
+            several, list<int32>, ``name`` string (``folder/file.jpg`` or ``table.parquet#row``), ``split``
+            string (train, validation, test).
         labels: Name of each class.
-        fingerprint: Hex SHA-256 over what the source holds.
+        fingerprint: Hex SHA-256 over what the source holds, wherever it lies: pictures, labels, names of
+            classes, splits and groups, and the names of files where they are the examples.
         reader: Random access to the encoded pictures by ``row``.
     """
 
@@ -39,6 +48,15 @@ class Dataset:
     labels: tuple[str, ...]
     fingerprint: str
     reader: Reader
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether a picture may have any number of the classes."""
+        return pa.types.is_list(self.examples.schema.field("label").type)
+
+    def targets(self, split: str) -> Targets:
+        """Return what the network shall answer to each example of a split."""
+        return Targets.of(self.split(split)["label"], len(self.labels))
 
     def split(self, name: str) -> pa.Table:
         """Return the examples of train, validation or test, in the order of the source."""
@@ -54,6 +72,12 @@ def default_cache_folder() -> Path:
     return Path.home() / ".cache" / "rayft"
 
 
+def open_cache(config: DataConfig, folder: Path | None = None) -> LocalCache:
+    """Return the cache of a config, in ``folder`` where that is given."""
+    configured = Path(config.cache_folder).expanduser().absolute() if config.cache_folder else default_cache_folder()
+    return LocalCache(folder or configured, config.cache_bytes)
+
+
 def open_dataset(config: RunConfig, cache_folder: Path | None = None) -> Dataset:
     """Open ``data.source``, number its classes and divide it into splits.
 
@@ -61,24 +85,22 @@ def open_dataset(config: RunConfig, cache_folder: Path | None = None) -> Dataset
 
     Args:
         config: The run.
-        cache_folder: For memory-mapped copies of tables; ``~/.cache/rayft`` if not given.
+        cache_folder: For copies of tables and remote pictures; that of the config if not given.
 
     Raises:
         DataError: The source cannot be read, or cannot be trained on.
         StorageError: The source's storage cannot be reached, or the cache not written.
     """
-    storage = Storage.open(config.data.source)
-    source = SOURCES[detect_format(storage)]
-    listing = source(storage, config.data.columns, cache_folder or default_cache_folder())
-    encoded, labels = encode_labels(listing.labels, listing.label_names, listing.class_names)
+    place = config.data.source
+    listing = SOURCES[detect_format(place)](place, config.data.columns, open_cache(config.data, cache_folder))
     names = listing.names.to_pylist()
-    if len(labels) < 2:
-        raise DataError(f"All {len(names)} examples have the same label: {labels[0]!r}.", "Give at least two classes.")
-    splits = assign_splits(encoded, labels, names, listing.splits, listing.groups, config.data)
+    encoded, labels = _encode(listing)
+    targets = Targets.of(pa.chunked_array([encoded]), len(labels))
+    splits = assign_splits(targets, labels, names, listing.splits, listing.groups, config.data)
     examples = pa.table(
         {
             "row": pa.array(np.arange(len(names), dtype=np.int64)),
-            "label": pa.array(encoded),
+            "label": encoded,
             "name": listing.names,
             "split": pa.array(splits.tolist(), pa.string()),
         }
@@ -105,6 +127,18 @@ def join_validation(dataset: Dataset) -> Dataset:
     joined = pc.if_else(pc.equal(split, "validation"), "train", split)
     where = dataset.examples.schema.get_field_index("split")
     return replace(dataset, examples=dataset.examples.set_column(where, "split", joined))
+
+
+def _encode(listing: Listing) -> tuple[pa.Array, tuple[str, ...]]:
+    """Return the column ``label`` of the examples, and the name of each class."""
+    if is_list(listing.labels.type):
+        return encode_label_lists(listing.labels, listing.class_names)
+    encoded, labels = encode_labels(listing.labels, listing.label_names, listing.class_names)
+    if len(labels) < 2:
+        raise DataError(
+            f"All {len(encoded)} examples have the same label: {labels[0]!r}.", "Give at least two classes."
+        )
+    return pa.array(encoded), labels
 
 
 def drop_rows(dataset: Dataset, rows: list[int]) -> Dataset:
@@ -137,8 +171,7 @@ def check_trainable(dataset: Dataset) -> None:
     train = dataset.split("train")
     if train.num_rows == 0:
         raise DataError("The training split is empty.", "Give examples the split train.")
-    counts = np.bincount(train["label"].to_numpy(), minlength=len(dataset.labels))
-    missing = [dataset.labels[label] for label in np.flatnonzero(counts == 0)]
+    missing = [dataset.labels[label] for label in np.flatnonzero(dataset.targets("train").counts() == 0)]
     if missing:
         raise DataError(
             f"{len(missing)} of {len(dataset.labels)} classes have no training example: {', '.join(missing[:10])}.",

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pyarrow as pa
 
 from rayft.config import ColumnsConfig
+from rayft.data.cache import LocalCache, stamp_of
+from rayft.data.digests import digest_of_files
 from rayft.data.reader import FileReader
-from rayft.data.source import Listing, fingerprint
+from rayft.data.source import ALLOWED, Listing, fingerprint
 from rayft.data.split import SPLIT_NAMES
 from rayft.errors import DataError
 from rayft.storage import Storage
@@ -16,7 +16,7 @@ from rayft.storage import Storage
 _PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp")
 
 
-def read_folder(storage: Storage, columns: ColumnsConfig, cache_folder: Path) -> Listing:
+def read_folder(place: str, columns: ColumnsConfig, cache: LocalCache) -> Listing:
     """List the files below a folder with a folder per class.
 
     Classes may nest further folders. Names that start with a dot are ignored. Where the first
@@ -26,6 +26,7 @@ def read_folder(storage: Storage, columns: ColumnsConfig, cache_folder: Path) ->
     Raises:
         DataError: No class folders, a class folder without files, or a picture outside of all.
     """
+    storage = Storage.open(place)
     given = sorted(name for name, column in columns.model_dump().items() if column is not None)
     if given:
         raise DataError(
@@ -41,6 +42,8 @@ def read_folder(storage: Storage, columns: ColumnsConfig, cache_folder: Path) ->
 
     files = [(path, info) for path, info in files if path.count("/") > depth]
     paths = pa.array([path for path, _ in files], pa.string())
+    stamps = pa.array([stamp_of(info.size, info.mtime_ns) for _, info in files], pa.string())
+    reader = FileReader(storage, paths, cache, stamps)
     return Listing(
         names=paths,
         labels=pa.array([path.split("/")[depth] for path, _ in files], pa.string()),
@@ -48,8 +51,8 @@ def read_folder(storage: Storage, columns: ColumnsConfig, cache_folder: Path) ->
         class_names=None,
         splits=pa.array([path.split("/")[0] for path, _ in files], pa.string()) if has_splits else None,
         groups=None,
-        fingerprint=fingerprint("folder", [(path, info.size, info.mtime_ns) for path, info in files]),
-        reader=FileReader(storage, paths),
+        fingerprint=fingerprint("folder", digest_of_files(reader, cache)),
+        reader=reader,
     )
 
 
@@ -64,7 +67,7 @@ def _check_classes(storage: Storage, paths: list[str], splits: list[str], depth:
     parents = splits or [""]
     classes = [f"{parent}/{name}".strip("/") for parent in parents for name in _folders(storage / parent)]
     if not classes:
-        raise DataError(f"{storage.uri} holds no class folders.", "Make a folder per class, with its pictures inside.")
+        raise DataError(f"{storage.uri} holds no class folders.", f"Allowed: {ALLOWED}.")
     filled = {"/".join(path.split("/")[: depth + 1]) for path in paths if path.count("/") > depth}
     empty = [name for name in classes if name not in filled]
     if empty:

@@ -10,10 +10,12 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from rayft.data.cache import cache_pictures, write_pictures
-from rayft.data.reader import FileReader, MappedReader, Reader
-from rayft.data.source import format_of
-from rayft.data.table_files import count_rows, read_columns, read_schema, table_files
+from rayft.config import DataConfig
+from rayft.data.cache import LocalCache
+from rayft.data.file_table import FileTable
+from rayft.data.packed import PackedReader, pack_pictures, write_pictures
+from rayft.data.reader import FileReader, Reader
+from rayft.data.source import format_of, table_files
 from rayft.errors import DataError
 from rayft.storage import Storage
 
@@ -58,50 +60,53 @@ def open_inputs(places: Sequence[str], cache_folder: Path) -> Inputs:
     Raises:
         DataError: A folder or table does not exist, or holds no picture; a missing picture is found when it is read.
     """
+    cache = LocalCache(cache_folder, DataConfig.model_fields["cache_bytes"].default)
     names: list[pa.Array] = []
     readers: list[Reader] = []
     for place in places:
-        part, reader = _open(Storage.open(place), place, cache_folder)
+        part, reader = _open(Storage.open(place), place, cache)
         names.append(part)
         readers.append(reader)
     lengths = [len(part) for part in names]
     return Inputs(pa.concat_arrays(names), tuple(readers), np.cumsum([0, *lengths[:-1]], dtype=np.int64))
 
 
-def _open(storage: Storage, place: str, cache_folder: Path) -> tuple[pa.Array, Reader]:
+def _open(storage: Storage, place: str, cache: LocalCache) -> tuple[pa.Array, Reader]:
     if not storage.is_folder():
         if format_of(storage.name):
             if not storage.exists():
                 raise DataError(f"There is no table {place!r}.", "Check the path.")
-            return _table(storage, place, cache_folder)
-        return pa.array([place], pa.string()), FileReader(storage.parent, pa.array([storage.name], pa.string()))
+            return _table(storage, place, cache)
+        return pa.array([place], pa.string()), FileReader.of(
+            storage.parent, pa.array([storage.name], pa.string()), cache
+        )
     paths = [storage.relative(info) for info in storage.walk()]
     paths = [path for path in paths if not any(part.startswith(".") for part in path.split("/"))]
     pictures = [path for path in paths if path.lower().endswith(PICTURE_SUFFIXES)]
     if pictures:
         shown = [f"{place.rstrip('/')}/{path}" for path in pictures]
-        return pa.array(shown, pa.string()), FileReader(storage, pa.array(pictures, pa.string()))
+        return pa.array(shown, pa.string()), FileReader.of(storage, pa.array(pictures, pa.string()), cache)
     if any(format_of(path) for path in paths):
-        return _table(storage, place, cache_folder)
+        return _table(storage, place, cache)
     raise DataError(
         f"The folder {place!r} holds no picture ({', '.join(PICTURE_SUFFIXES)}) and no table.",
         "Name pictures, or another folder.",
     )
 
 
-def _table(storage: Storage, place: str, cache_folder: Path) -> tuple[pa.Array, Reader]:
-    files = table_files(storage)
-    schema = read_schema(files[0])
-    column = next((name for name in _COLUMNS if name in schema.names), None)
+def _table(storage: Storage, place: str, cache: LocalCache) -> tuple[pa.Array, Reader]:
+    name = (
+        storage.name if not storage.is_folder() else next(info.path for info in storage.walk() if format_of(info.path))
+    )
+    kind = str(format_of(name))
+    table = FileTable(storage, table_files(storage, kind), kind, cache)
+    names = table.schema.names
+    column = next((name for name in _COLUMNS if name in names), None)
     if column is None:
-        raise DataError(
-            f"The table {place!r} has the columns {', '.join(schema.names)}.", "Name one image (encoded) or path."
-        )
-    base = storage if storage.is_folder() else storage.parent
-    if column == "path":
-        paths = read_columns(files, [column]).column(0).combine_chunks().cast(pa.string())
-        return paths, FileReader(base, paths)
-    digest = cache_pictures(files, column, cache_folder)
-    rebuild = functools.partial(write_pictures, files, column, digest, cache_folder)
-    names = [f"{base.relative(file)}#{row}" for file in files for row in range(count_rows(file))]
-    return pa.array(names, pa.string()), MappedReader(str(cache_folder / f"{digest}.arrow"), rebuild)
+        raise DataError(f"The table {place!r} has the columns {', '.join(names)}.", "Name one image (encoded) or path.")
+    if column == "path" or pa.types.is_string(table.schema.field(column).type):
+        paths = table.read([column]).column(0).combine_chunks().cast(pa.string())
+        return paths, FileReader.of(table.base, paths, cache)
+    digest, _ = pack_pictures(table, column, [], cache)
+    rebuild = functools.partial(write_pictures, table, column, [], digest, cache)
+    return pa.array(table.names(), pa.string()), PackedReader(f"{digest}.arrow", cache, rebuild)

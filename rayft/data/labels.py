@@ -2,11 +2,86 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from rayft.errors import DataError
+
+
+def is_list(kind: pa.DataType) -> bool:
+    """Tell whether a column of that type holds several labels for each example."""
+    return pa.types.is_list(kind) or pa.types.is_large_list(kind)
+
+
+def parse_cells(values: pa.Array, *, several: bool) -> pa.Array:
+    """Turn text into labels: whole numbers where all cells are, else strings.
+
+    Args:
+        values: Strings; other types stay as they are.
+        several: Whether a cell holds labels divided by ``|``, or a JSON list; an empty one holds none.
+
+    Raises:
+        DataError: A cell begins like a JSON list and is none.
+    """
+    if not (pa.types.is_string(values.type) or pa.types.is_large_string(values.type)):
+        return values
+    if not several:
+        return _numbers_if_all_are(values)
+    cells = [_divide(cell or "", row) for row, cell in enumerate(values.to_pylist())]
+    flat = _numbers_if_all_are(pa.array([label for cell in cells for label in cell], pa.string()))
+    return pa.ListArray.from_arrays(np.cumsum([0, *map(len, cells)], dtype=np.int32), flat)
+
+
+def _divide(cell: str, row: int) -> list[str]:
+    if not cell.strip().startswith("["):
+        return [label.strip() for label in cell.split("|") if label.strip()]
+    try:
+        labels = json.loads(cell)
+    except ValueError:
+        raise DataError(
+            f"Row {row} has the labels {cell!r}, which begin like a JSON list and are none.",
+            'Write a|b, or ["a", "b"].',
+        ) from None
+    if not all(isinstance(label, (str, int)) and not isinstance(label, bool) for label in labels):
+        raise DataError(f"Row {row} has the labels {cell!r}.", "Write strings or whole numbers.")
+    return [str(label) for label in labels]
+
+
+def _numbers_if_all_are(values: pa.Array) -> pa.Array:
+    present = values.drop_null()
+    # 007 is a name: its zeros would be lost.
+    if len(present) and pc.all(pc.match_substring_regex(present, "^(0|-?[1-9][0-9]{0,17})$")).as_py():
+        return values.cast(pa.int64())
+    return values
+
+
+def encode_label_lists(values: pa.Array, class_names: tuple[str, ...] | None) -> tuple[pa.Array, tuple[str, ...]]:
+    """Number the classes from 0, where an example has any number of them.
+
+    Args:
+        values: list<string or integer> [n]; an empty list says none of the classes.
+        class_names: Names of classes 0, 1, .., where the source has them.
+
+    Returns:
+        list<int32> [n] of ascending, different class numbers, and the name of each class.
+
+    Raises:
+        DataError: An example has null, or ``encode_labels`` refuses a label.
+    """
+    if values.null_count:
+        row = values.is_null().to_pylist().index(True)
+        raise DataError(f"Row {row} has no labels (null).", "Write an empty list where none of the classes is there.")
+    flat = values.flatten()
+    if not len(flat):
+        raise DataError("No example has a label.", "Label the examples.")
+    encoded, labels = encode_labels(flat, None, class_names)
+    lengths = pc.list_value_length(values).to_numpy(zero_copy_only=False)
+    parts = [np.unique(part) for part in np.split(encoded, np.cumsum(lengths)[:-1])]
+    offsets = np.cumsum([0, *map(len, parts)], dtype=np.int32)
+    return pa.ListArray.from_arrays(offsets, pa.array(np.concatenate(parts), pa.int32())), labels
 
 
 def encode_labels(

@@ -7,6 +7,7 @@ point at which a run was resumed enters.
 from __future__ import annotations
 
 import functools
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -16,8 +17,27 @@ def steps_per_epoch(num_examples: int, global_batch_size: int) -> int:
     return -(-num_examples // global_batch_size)
 
 
+@dataclass(frozen=True)
+class Order:
+    """The examples of one epoch in their order.
+
+    Attributes:
+        examples: int64 [n], indices into the training split.
+        repeats: int64 [n], how often each came before in this epoch, as far as it is drawn with repetition for
+            one class; None where none comes twice.
+    """
+
+    examples: np.ndarray
+    repeats: np.ndarray | None
+
+    def batch(self, global_batch_size: int, step_in_epoch: int) -> Order:
+        """Return the part that forms the global batch of a step; the last one of an epoch may be shorter."""
+        part = slice(step_in_epoch * global_batch_size, (step_in_epoch + 1) * global_batch_size)
+        return Order(self.examples[part], None if self.repeats is None else self.repeats[part])
+
+
 def batch_positions(num_examples: int, global_batch_size: int, seed: int, step: int) -> np.ndarray:
-    """Return which examples form the global batch of a step.
+    """Return which examples form the global batch of a step, under uniform sampling.
 
     Args:
         num_examples: Size of the training split.
@@ -30,20 +50,24 @@ def batch_positions(num_examples: int, global_batch_size: int, seed: int, step: 
         step of an epoch.
     """
     epoch, step_in_epoch = divmod(step, steps_per_epoch(num_examples, global_batch_size))
-    start = step_in_epoch * global_batch_size
-    return epoch_order(num_examples, seed, epoch)[start : start + global_batch_size]
+    return Order(epoch_order(num_examples, seed, epoch), None).batch(global_batch_size, step_in_epoch).examples
 
 
 @functools.lru_cache(maxsize=2)  # Prefetch looks into the next epoch while this one runs.
 def epoch_order(num_examples: int, seed: int, epoch: int) -> np.ndarray:
-    """Return the read-only permutation int64 [num_examples] of one epoch.
-
-    The key of Philox (Salmon et al. 2011) is (seed, epoch), so epochs are independent streams.
-    """
-    generator = np.random.Generator(np.random.Philox(key=np.array([seed, epoch], np.uint64)))
-    order = generator.permutation(num_examples)
+    """Return the read-only permutation int64 [num_examples] of one epoch."""
+    order = generator(seed, epoch).permutation(num_examples)
     order.setflags(write=False)
     return order
+
+
+def generator(seed: int, epoch: int, stream: int = 0) -> np.random.Generator:
+    """Return random numbers that are independent of those of other seeds, epochs and streams.
+
+    The key of Philox (Salmon et al. 2011) is (seed, epoch), its counter starts at the stream's own part.
+    """
+    key = np.array([seed, epoch], np.uint64)
+    return np.random.Generator(np.random.Philox(key=key, counter=[0, 0, 0, stream]))
 
 
 def replica_batch_size(global_batch_size: int, num_workers: int) -> int:

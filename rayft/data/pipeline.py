@@ -10,11 +10,13 @@ import tensorflow as tf
 
 from rayft.config import RunConfig
 from rayft.data.augment import decode_training_picture, operation_key
+from rayft.data.balance import make_order
 from rayft.data.dataset import Dataset
 from rayft.data.features import Features
 from rayft.data.mix import draw_mix, mix_batch, partner_indices, with_partners
-from rayft.data.order import batch_positions, replica_positions, steps_per_epoch
+from rayft.data.order import replica_positions, steps_per_epoch
 from rayft.data.picture import decode_picture
+from rayft.data.target import Targets
 
 # Per-example tensors between fetching and batching, with their dtypes; see train_batches.
 _TRAIN_FIELDS = {
@@ -30,6 +32,7 @@ _TRAIN_FIELDS = {
 _EVALUATION_FIELDS = {"encoded": tf.string, "label": tf.int32, "weight": tf.float32, "row": tf.int64}
 _ROW_FIELDS = {"encoded": tf.string, "batch": tf.int64, "seed": tf.int64}
 _PREFETCHED_BATCHES = 2
+_MAX_EPOCHS = 1 << 17  # Above train.epochs, so that (epoch, repetition) is one number.
 
 
 def train_batches(
@@ -60,7 +63,7 @@ def train_batches(
     Returns:
         One dict a step, with b examples of this rank as in ``replica_positions``: ``image`` float32 [b, H, W, C] in
         0..255, or ``features`` [b, ...] in its place; ``label`` int32 [b], or float32 [b, classes]
-        with MixUp or CutMix; ``weight`` float32 [b], 1 for a real example and 0 for padding;
+        with MixUp, CutMix or several labels; ``weight`` float32 [b], 1 for a real one and 0 for padding;
         ``position`` int32 [b] in the global batch (padding repeats the last); ``count`` float32 [],
         the real examples of the whole global batch; ``step`` int64 [].
 
@@ -113,24 +116,26 @@ def train_slices(
         threads: Pictures decoded at once.
         features: As in ``train_batches``.
     """
-    train = dataset.split("train")
-    rows, labels = train["row"].to_numpy(), train["label"].to_numpy()
+    rows, targets = dataset.split("train")["row"].to_numpy(), dataset.targets("train")
+    order = make_order(config, targets)
     global_batch_size, num_examples = config.data.global_batch_size, len(rows)
     epoch_steps = steps_per_epoch(num_examples, global_batch_size)
     augmentation, channels = config.data.augment, config.data.channels
 
     def fetch(request: np.ndarray) -> list[np.ndarray]:
         step, wanted = place(int(request))
-        batch = batch_positions(num_examples, global_batch_size, config.seed, step)
+        epoch, step_in_epoch = divmod(step, epoch_steps)
+        drawn = order(epoch).batch(global_batch_size, step_in_epoch)
+        batch = drawn.examples
         position = np.minimum(wanted, len(batch) - 1)
         # Where num_workers does not divide the batch, the last replicas have padding.
         weight = (wanted < len(batch)).astype(np.float32)
         chosen = batch[position]
-        view = view_of_epoch(config, np.full(size, step // epoch_steps))
+        view = view_of_draw(config, epoch, None if drawn.repeats is None else drawn.repeats[position], size)
         seed = np.stack([np.full(size, config.seed), view, rows[chosen]], axis=1).astype(np.int64)
         return [
             _read(dataset, features, rows[chosen], view),
-            labels[chosen],
+            targets.take(chosen),
             weight,
             position.astype(np.int32),
             partner_indices(wanted, len(batch)),
@@ -151,20 +156,28 @@ def train_slices(
         batch |= {"count": batch["count"][0], "step": batch["step"][0]}
         if augmentation.mixes:
             mix, classes = batch.pop("mix"), len(dataset.labels)
-            images, targets = mix_batch(batch["image"], batch["label"], mix, partner, keep, classes)
-            batch |= {"image": images, "label": targets}
+            images, mixed = mix_batch(batch["image"], batch["label"], mix, partner, keep, classes)
+            batch |= {"image": images, "label": mixed}
         if keep < size:
             batch |= {name: batch[name][:keep] for name in ("image", "label", "weight", "position")}
         return batch
 
+    fields = _fields(_TRAIN_FIELDS, targets)
     if features is not None:
-        return _feature_batches(requests, fetch, _TRAIN_FIELDS, features, size, finish)
-    return _batches(requests, fetch, _TRAIN_FIELDS, decode, size, threads, finish)
+        return _feature_batches(requests, fetch, fields, features, size, finish)
+    return _batches(requests, fetch, fields, decode, size, threads, finish)
 
 
 def view_of_epoch(config: RunConfig, epoch: np.ndarray) -> np.ndarray:
     """Return which draws of augmentation each example sees; with ``prefix_cache.views`` they come again."""
     return epoch % config.prefix_cache.views if config.prefix_cache.views else epoch
+
+
+def view_of_draw(config: RunConfig, epoch: int, repeats: np.ndarray | None, count: int) -> np.ndarray:
+    """Return ``view_of_epoch`` of ``count`` examples, where one that comes again in an epoch sees another view."""
+    # Above train.epochs, (epoch, repetition) makes a number of its own; cached views are few and close by.
+    stride = 1 if config.prefix_cache.views else _MAX_EPOCHS
+    return view_of_epoch(config, epoch + stride * (np.zeros(count, np.int64) if repeats is None else repeats))
 
 
 def evaluation_batches(
@@ -194,11 +207,10 @@ def evaluation_batches(
 
     Returns:
         Dicts of ``image`` float32 [batch_size, H, W, C] in 0..255, or ``features`` in its place, ``label``
-        int32, ``weight`` float32 (0 for padding) and ``row`` int64, the index within the split, all
-        [batch_size].
+        as in ``train_batches``, ``weight`` float32 (0 for padding) and ``row`` int64, the index within the
+        split, all [batch_size].
     """
-    examples = dataset.split(split)
-    rows, labels = examples["row"].to_numpy(), examples["label"].to_numpy()
+    rows, targets = dataset.split(split)["row"].to_numpy(), dataset.targets(split)
     share = -(-len(rows) // num_workers)
     first, end = min(rank * share, len(rows)), min((rank + 1) * share, len(rows))
 
@@ -206,7 +218,7 @@ def evaluation_batches(
         wanted = first + int(step) * batch_size + np.arange(batch_size)
         row = np.minimum(wanted, len(rows) - 1)
         weight = (wanted < end).astype(np.float32)
-        return [_read(dataset, features, rows[row], None), labels[row], weight, row.astype(np.int64)]
+        return [_read(dataset, features, rows[row], None), targets.take(row), weight, row.astype(np.int64)]
 
     def decode(example: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         image = decode_picture(example.pop("encoded"), image_size, config.data.channels)
@@ -214,9 +226,10 @@ def evaluation_batches(
         return {"image": image, **example}
 
     steps = tf.data.Dataset.range(-(-share // batch_size))
+    fields = _fields(_EVALUATION_FIELDS, targets)
     if features is not None:
-        return _feature_batches(steps, fetch, _EVALUATION_FIELDS, features, batch_size, lambda batch: batch)
-    return _batches(steps, fetch, _EVALUATION_FIELDS, decode, batch_size, threads, lambda batch: batch)
+        return _feature_batches(steps, fetch, fields, features, batch_size, lambda batch: batch)
+    return _batches(steps, fetch, fields, decode, batch_size, threads, lambda batch: batch)
 
 
 def row_batches(
@@ -263,7 +276,7 @@ def row_batches(
     def finish(batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         return {**batch, "batch": batch["batch"][0]}
 
-    return _batches(numbers, fetch, _ROW_FIELDS, decode, batch_size, threads, finish)
+    return _batches(numbers, fetch, _specs(_ROW_FIELDS), decode, batch_size, threads, finish)
 
 
 def find_undecodable(dataset: Dataset, positions: np.ndarray, split: str = "train") -> list[str]:
@@ -295,7 +308,7 @@ def _read(dataset: Dataset, features: Features | None, rows: np.ndarray, views: 
 def _feature_batches(
     steps: tf.data.Dataset,
     fetch: Callable[[np.ndarray], list[np.ndarray]],
-    fields: dict[str, tf.DType],
+    fields: dict[str, tf.TensorSpec],
     features: Features,
     batch_size: int,
     finish: Callable[[Any], Any],
@@ -303,14 +316,14 @@ def _feature_batches(
     """Fetch whole batches; nothing is left to do for a single example."""
 
     def fetch_step(step: tf.Tensor) -> dict[str, tf.Tensor]:
-        dtypes = [features.stored.dtype, *list(fields.values())[1:]]
-        first, *others = tf.numpy_function(fetch, [step], dtypes, stateful=False)
+        others = dict(list(fields.items())[1:])
+        dtypes = [features.stored.dtype, *(spec.dtype for spec in others.values())]
+        first, *tensors = tf.numpy_function(fetch, [step], dtypes, stateful=False)
         first.set_shape([batch_size, *features.stored.shape])
-        batch = {"features": features.decode(first), **dict(zip(list(fields)[1:], others, strict=True))}
+        for spec, tensor in zip(others.values(), tensors, strict=True):
+            tensor.set_shape([batch_size, *spec.shape])
+        batch = {"features": features.decode(first), **dict(zip(others, tensors, strict=True))}
         batch.pop("seed", None)
-        for name, tensor in batch.items():
-            if name != "features":
-                tensor.set_shape([batch_size])
         return finish(batch)
 
     return (
@@ -331,10 +344,21 @@ def _options(threads: int) -> tf.data.Options:
     return options
 
 
+def _fields(plain: dict[str, tf.DType], targets: Targets) -> dict[str, tf.TensorSpec]:
+    """Return dtype and shape of one example of each field, with targets as they are."""
+    if targets.offsets is None:
+        return _specs(plain)
+    return {**_specs(plain), "label": tf.TensorSpec([targets.classes], tf.float32)}
+
+
+def _specs(plain: dict[str, tf.DType]) -> dict[str, tf.TensorSpec]:
+    return {name: tf.TensorSpec([3] if name == "seed" else [], dtype) for name, dtype in plain.items()}
+
+
 def _batches(
     steps: tf.data.Dataset,
     fetch: Callable[[np.ndarray], list[np.ndarray]],
-    fields: dict[str, tf.DType],
+    fields: dict[str, tf.TensorSpec],
     decode: Callable[[dict[str, tf.Tensor]], dict[str, tf.Tensor]],
     batch_size: int,
     threads: int,
@@ -343,9 +367,9 @@ def _batches(
     """Fetch whole batches in Python, one at a time, then decode example by example in C++."""
 
     def fetch_step(step: tf.Tensor) -> dict[str, tf.Tensor]:
-        tensors = tf.numpy_function(fetch, [step], list(fields.values()), stateful=False)
-        for name, tensor in zip(fields, tensors, strict=True):
-            tensor.set_shape([batch_size, 3] if name == "seed" else [batch_size])
+        tensors = tf.numpy_function(fetch, [step], [spec.dtype for spec in fields.values()], stateful=False)
+        for spec, tensor in zip(fields.values(), tensors, strict=True):
+            tensor.set_shape([batch_size, *spec.shape])
         return dict(zip(fields, tensors, strict=True))
 
     # Nothing here is Python control flow, and AutoGraph would take seconds to find that out.

@@ -9,6 +9,8 @@ import numpy as np
 import pyarrow as pa
 
 from rayft.config import DataConfig
+from rayft.data.stratify import draw_stratified
+from rayft.data.target import Targets
 from rayft.errors import DataError
 
 SPLIT_NAMES = {
@@ -22,7 +24,7 @@ SPLIT_NAMES = {
 
 
 def assign_splits(
-    labels: np.ndarray,
+    targets: Targets,
     class_names: tuple[str, ...],
     names: list[str],
     given: pa.Array | None,
@@ -32,11 +34,12 @@ def assign_splits(
     """Return train, validation or test for each example, string [n].
 
     The splits that the data names stand. A missing test or validation split is drawn from train:
-    the given fraction of it, class by class, whole groups where there are groups. The draw is a
-    pure function of ``config.split_seed`` and the names or groups, whatever their order.
+    the given fraction of it, class by class (label by label where pictures have several), whole groups
+    where there are groups. The draw is a pure function of ``config.split_seed`` and the names or groups,
+    whatever their order.
 
     Args:
-        labels: Class numbers [n].
+        targets: Classes of the n examples.
         class_names: Name of each class, for messages.
         names: Identity of each example.
         given: Split as the data names it, or None.
@@ -46,7 +49,7 @@ def assign_splits(
     Raises:
         DataError: An unknown split, a group in two splits, or too few examples to draw from.
     """
-    splits = np.full(len(labels), "train", dtype=object) if given is None else _canonical(given)
+    splits = np.full(len(targets), "train", dtype=object) if given is None else _canonical(given)
     units = np.asarray(names if groups is None else _group_names(groups), dtype=object)
     if groups is not None:
         _check_groups(splits, units)
@@ -54,7 +57,7 @@ def assign_splits(
     for split, fraction in (("test", config.test_fraction), ("validation", config.validation_fraction)):
         # Without any training example there is nothing to draw from; the caller refuses such data.
         if fraction > 0 and was_train.any() and not (splits == split).any():
-            held_out = _draw(labels, class_names, units, splits == "train", was_train, fraction, config.split_seed)
+            held_out = _draw(targets, class_names, units, splits == "train", was_train, fraction, config.split_seed)
             if not held_out.any():
                 raise DataError(
                     f"data.{split}_fraction {fraction} of {was_train.sum()} training examples leaves the {split} split "
@@ -98,7 +101,7 @@ def _check_groups(splits: np.ndarray, units: np.ndarray) -> None:
 
 
 def _draw(
-    labels: np.ndarray,
+    targets: Targets,
     class_names: tuple[str, ...],
     units: np.ndarray,
     available: np.ndarray,
@@ -107,24 +110,38 @@ def _draw(
     seed: int,
 ) -> np.ndarray:
     """Mark the examples to hold out, bool [n]; ``fraction`` is of ``base``, drawn from ``available``."""
-    numbers = labels.tolist()
     members: dict[str, list[int]] = {}
     for index in np.flatnonzero(available).tolist():
         members.setdefault(units[index], []).append(index)
-    shuffled = sorted(members, key=lambda unit: hashlib.blake2b(f"{seed}:{unit}".encode(), digest_size=16).digest())
+    ranks = {unit: hashlib.blake2b(f"{seed}:{unit}".encode(), digest_size=16).digest() for unit in members}
+    members = {unit: members[unit] for unit in sorted(members, key=ranks.__getitem__)}
+    if targets.offsets is not None:
+        return draw_stratified(members, targets, fraction * base.sum() / available.sum())
+    return _draw_by_class(targets.numbers, class_names, members, available, base, fraction)
+
+
+def _draw_by_class(
+    labels: np.ndarray,
+    class_names: tuple[str, ...],
+    members: dict[str, list[int]],
+    available: np.ndarray,
+    base: np.ndarray,
+    fraction: float,
+) -> np.ndarray:
+    numbers = labels.tolist()
     left = np.bincount(labels[available], minlength=len(class_names))
     _check_divisible(labels, class_names, left)
     targets = _targets(np.bincount(labels[base], minlength=len(class_names)), left, fraction).tolist()
     remaining, taken = left.tolist(), [0] * len(class_names)
     held_out = np.zeros(len(labels), dtype=bool)
-    for unit in shuffled:
-        counts = Counter(numbers[index] for index in members[unit])
+    for examples in members.values():
+        counts = Counter(numbers[index] for index in examples)
         # A group counts for the class that most of its examples have.
         label, count = min(counts.items(), key=lambda item: (-item[1], item[0]))
         keeps_classes = all(remaining[other] > number for other, number in counts.items())
         # Take a whole group while at least half of it is still wanted.
         if keeps_classes and taken[label] + count / 2 <= targets[label]:
-            held_out[members[unit]] = True
+            held_out[examples] = True
             for other, number in counts.items():
                 taken[other] += number
                 remaining[other] -= number

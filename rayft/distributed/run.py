@@ -7,7 +7,8 @@ import time
 from typing import Any
 
 from rayft.config import RunConfig
-from rayft.data.dataset import Dataset, open_dataset, pictures_by_name
+from rayft.data.dataset import Dataset, open_cache, open_dataset, pictures_by_name
+from rayft.data.objective import make_objective
 from rayft.data.scan import check_pictures
 from rayft.distributed.cluster import connect
 from rayft.distributed.group import OnProgress, run_group
@@ -65,8 +66,10 @@ def train(config: RunConfig, *, fresh: bool = False, on_progress: OnProgress = l
     timing = _merge(watch.seconds(), result["timing_s"])
     result = {**result, "wall_s": round(time.perf_counter() - started, 3), "timing_s": timing}
     folder.write_result(result)
-    on_progress({"phase": "writing the report"})
-    write_run_report(folder, config, functools.partial(pictures_by_name, dataset))
+    # The report's tables are of one label for each picture.
+    if not dataset.multi_label:
+        on_progress({"phase": "writing the report"})
+        write_run_report(folder, config, functools.partial(pictures_by_name, dataset))
     tracking.end("finished", result)
     if tracking.notices:
         result = {**result, "notices": [*result.get("notices", []), *tracking.notices]}
@@ -80,15 +83,19 @@ def prepare_dataset(config: RunConfig, on_progress: OnProgress) -> Dataset:
 
     Raises:
         DataError: The data cannot be read, or cannot be trained on.
+        ConfigError: Settings do not suit the labels.
     """
     on_progress({"phase": "reading the data"})
+    cache = open_cache(config.data)
     dataset = open_dataset(config)
     dataset = check_pictures(
         dataset,
         on_bad=config.data.on_bad,
         max_pixels=config.data.max_pixels,
         progress=lambda text: on_progress({"phase": text}),
+        cache_folder=cache.folder,
     )
+    make_objective(config, dataset)
     examples = dataset.size("train")
     if examples < config.cluster.workers:
         raise DataError(

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
-from rayft.learn.metrics import metric_sums, metrics_from_sums, sums_size
+from rayft.learn import metrics, multi_label
 from rayft.learn.step import Task
 
 BATCHES_PER_CALL = 8
@@ -21,10 +21,11 @@ def make_evaluate(task: Task, classes: int, alive: Callable[[], None] = lambda: 
         alive: Called after every few batches, so that a watchdog sees progress.
     """
     strategy = task.strategy
-    size = sums_size(classes)
+    kind = multi_label if task.objective.multi_label else metrics
+    size = kind.sums_size(classes)
 
     def batch_sums(batch: dict[str, tf.Tensor]) -> tf.Tensor:
-        return metric_sums(batch["label"], task.answer(batch), batch["weight"])
+        return kind.metric_sums(batch["label"], task.answer(batch), batch["weight"])
 
     @tf.function
     def run_batches(iterator: tf.data.Iterator, count: tf.Tensor) -> tf.Tensor:
@@ -47,6 +48,6 @@ def make_evaluate(task: Task, classes: int, alive: Callable[[], None] = lambda: 
             sums += run_batches(iterator, tf.constant(count))
             left -= count
             alive()
-        return metrics_from_sums(over_replicas(sums).numpy(), classes)
+        return kind.metrics_from_sums(over_replicas(sums).numpy(), classes)
 
     return evaluate

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
+import numpy as np
 import tensorflow as tf
 
 from rayft.config import TrainConfig
+from rayft.data.objective import Objective
 from rayft.errors import ConfigError
 from rayft.imports import load_object
 
@@ -49,13 +51,55 @@ def soft_targets(labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
     return tf.cast(labels, logits.dtype)
 
 
-NAMED = {"cross_entropy": cross_entropy, "focal": focal}
+def binary_cross_entropy(
+    labels: tf.Tensor, logits: tf.Tensor, *, smoothing: float = 0.0, class_weights: np.ndarray | None = None
+) -> tf.Tensor:
+    """Sigmoid cross-entropy of each class on its own, averaged over classes.
+
+    Args:
+        labels: float [b, classes] in 0..1, or int32 [b] classes.
+        logits: float [b, classes].
+        smoothing: Probability moved from a label to its contrary and back, half of it each way.
+        class_weights: Factor [classes] of present labels.
+
+    Returns:
+        float [b], nats.
+    """
+    target = soft_targets(labels, logits) * (1 - smoothing) + smoothing / 2
+    factor = tf.ones([1], logits.dtype) if class_weights is None else tf.cast(class_weights, logits.dtype)
+    return tf.reduce_mean(tf.nn.weighted_cross_entropy_with_logits(target, logits, factor), axis=1)
 
 
-def get_loss(config: TrainConfig) -> Loss:
-    """Return the loss that the config names: (labels, logits [b, classes]) -> float [b].
+NAMED = {"cross_entropy": cross_entropy, "focal": focal, "binary_cross_entropy": binary_cross_entropy}
 
-    Labels are int32 [b], or float32 [b, classes] with MixUp or CutMix.
+
+def get_loss(config: TrainConfig, objective: Objective) -> Loss:
+    """Return the loss that the config names, with the weights of the classes.
+
+    Where pictures have one label, the loss of an example is multiplied by the weight of its class (of mixed
+    labels: by the mean weight); where they have several, the weight is that of a present label.
+
+    Raises:
+        ConfigError: As in ``plain_loss``.
+    """
+    weights = objective.class_weights
+    if weights is not None and objective.multi_label:
+        return partial(binary_cross_entropy, smoothing=config.label_smoothing, class_weights=weights)
+    loss = plain_loss(config, multi_label=objective.multi_label)
+    if weights is None:
+        return loss
+
+    def weighted(labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+        each = loss(labels, logits)
+        return each * tf.cast(
+            tf.linalg.matvec(soft_targets(labels, logits), tf.cast(weights, logits.dtype)), each.dtype
+        )
+
+    return weighted
+
+
+def plain_loss(config: TrainConfig, *, multi_label: bool) -> Loss:
+    """Return the loss that the config names: (labels int32 [b], logits [b, classes]) -> float [b].
 
     Raises:
         ConfigError: The name is unknown, or an own loss is asked to smooth labels.
@@ -67,9 +111,11 @@ def get_loss(config: TrainConfig) -> Loss:
                 "Set it to 0, and smooth inside your loss.",
             )
         return load_object(config.loss, purpose="train.loss")
-    if config.loss not in NAMED:
+    automatic = "binary_cross_entropy" if multi_label else "cross_entropy"
+    name = automatic if config.loss == "auto" else config.loss
+    if name not in NAMED:
         raise ConfigError(
-            f"train.loss is {config.loss!r}; {', '.join(NAMED)} or module:function is allowed.",
+            f"train.loss is {config.loss!r}; auto, {', '.join(NAMED)} or module:function is allowed.",
             "Choose one of these.",
         )
-    return partial(NAMED[config.loss], smoothing=config.label_smoothing)
+    return partial(NAMED[name], smoothing=config.label_smoothing)

@@ -6,6 +6,7 @@ import numpy as np
 import tensorflow as tf
 
 from rayft.config.train import LOWER_IS_BETTER
+from rayft.learn.ranking import counts_size, macro_auc, rank_counts, softmax_log_odds
 
 CALIBRATION_BINS = 15
 
@@ -21,8 +22,9 @@ def metric_sums(labels: tf.Tensor, logits: tf.Tensor, weight: tf.Tensor) -> tf.T
         weight: float [b], 0 marks padding.
 
     Returns:
-        float64 [4 + 3 * classes + 3 * bins]: examples, correct, correct among the best five, log-loss;
-        per class: labelled, predicted, both; per confidence bin: examples, correct, confidence.
+        float64 [4 + 3 * classes + 3 * bins + counts]: examples, correct, correct among the best five,
+        log-loss; per class: labelled, predicted, both; per confidence bin: examples, correct, confidence;
+        ``rank_counts`` of each class against the rest.
     """
     classes = logits.shape[-1]
     logits = tf.cast(logits, tf.float64)
@@ -46,6 +48,7 @@ def metric_sums(labels: tf.Tensor, logits: tf.Tensor, weight: tf.Tensor) -> tf.T
             per(bins, weight, CALIBRATION_BINS),
             per(bins, correct, CALIBRATION_BINS),
             per(bins, weight * confidence, CALIBRATION_BINS),
+            rank_counts(tf.one_hot(labels, classes, dtype=tf.float64), softmax_log_odds(logits), weight),
         ],
         axis=0,
     )
@@ -53,7 +56,7 @@ def metric_sums(labels: tf.Tensor, logits: tf.Tensor, weight: tf.Tensor) -> tf.T
 
 def sums_size(classes: int) -> int:
     """Return the length of the vector that ``metric_sums`` gives."""
-    return 4 + 3 * classes + 3 * CALIBRATION_BINS
+    return 4 + 3 * classes + 3 * CALIBRATION_BINS + counts_size(classes)
 
 
 def metrics_from_sums(sums: np.ndarray, classes: int) -> dict[str, float]:
@@ -61,7 +64,8 @@ def metrics_from_sums(sums: np.ndarray, classes: int) -> dict[str, float]:
 
     macro_f1 averages 2 TP / (labelled + predicted) over the classes that occur among labels or
     predictions. ece is the expected calibration error over 15 equal bins (Guo et al. 2017,
-    arXiv:1706.04599). log_loss is in nats.
+    arXiv:1706.04599). log_loss is in nats. auc is the macro ROC AUC of each class against the rest; see
+    ``rayft.learn.ranking`` for its resolution.
 
     Args:
         sums: float64, of ``metric_sums``, summed over all batches and workers.
@@ -69,13 +73,15 @@ def metrics_from_sums(sums: np.ndarray, classes: int) -> dict[str, float]:
     """
     examples, correct, in_top, nll = sums[:4]
     labelled, predicted, both = sums[4 : 4 + 3 * classes].reshape(3, classes)
-    size, right, confidence = sums[4 + 3 * classes :].reshape(3, CALIBRATION_BINS)
+    calibration, counts = np.split(sums[4 + 3 * classes :], [3 * CALIBRATION_BINS])
+    size, right, confidence = calibration.reshape(3, CALIBRATION_BINS)
     occurring = labelled + predicted > 0
     f1 = 2 * both[occurring] / (labelled + predicted)[occurring]
     return {
         "accuracy": float(correct / examples),
         "top5": float(in_top / examples),
         "macro_f1": float(np.mean(f1)),
+        "auc": macro_auc(counts, classes),
         "log_loss": float(nll / examples),
         "ece": float(np.sum(np.abs(right - confidence)) / np.sum(size)),
     }

@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from rayft.config import BLOCKS_RATE, AugmentConfig, RunConfig, is_auto
 from rayft.data.dataset import Dataset
+from rayft.data.objective import make_objective
 from rayft.learn.batches import Batches
 from rayft.learn.checkpoint import Position, dump_state, load_state
 from rayft.learn.digest import digest
@@ -146,7 +147,7 @@ def run_case(
     # As in a run: the network alone spans the workers.
     network = build_network(config, len(dataset.labels), strategy)
     teacher = Teacher(config.train.distill, dataset.labels) if config.train.distill else None
-    phased = Phased(config, network, plan, strategy, teacher)
+    phased = Phased(config, network, plan, strategy, teacher, objective=make_objective(config, dataset))
     recorder = _GradientRecorder(phased.task)
     head_only = phased.network.frozen_depth == len(phased.network.blocks)
     training = Training(config, phased, batches, place, plan)

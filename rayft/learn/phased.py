@@ -6,6 +6,7 @@ import numpy as np
 import tensorflow as tf
 
 from rayft.config import RunConfig
+from rayft.data.objective import Objective
 from rayft.learn.distill import Teacher
 from rayft.learn.loop import Plan
 from rayft.learn.step import Task
@@ -29,6 +30,7 @@ class Phased:
         teacher: Teacher | None = None,
         *,
         cached: bool = False,
+        objective: Objective | None = None,
     ) -> None:
         """Begin in the first phase.
 
@@ -39,8 +41,10 @@ class Phased:
             strategy: Spans the workers.
             teacher: Gives a part of the loss, where the run distils.
             cached: The batches hold activations at the freeze boundary.
+            objective: What the labels ask of the network; one label and no weights if not given.
         """
         self._config, self._strategy, self._teacher, self._cached = config, strategy, teacher, cached
+        self._objective = objective
         self._per_epoch, self._total_steps = plan.steps_per_epoch, plan.total_steps
         self.network = network.at(0)
         # A task of a later phase is built after its weights have moved.
@@ -105,4 +109,5 @@ class Phased:
             cached=self._cached,
             teacher=self._teacher,
             anchors=self._anchors,
+            objective=self._objective,
         )

@@ -41,7 +41,7 @@ def start_notices(config: RunConfig, network: Network, dataset: Dataset, total_s
 
 
 def _labels(dataset: Dataset, split: str) -> np.ndarray:
-    return dataset.split(split)["label"].to_numpy()
+    return dataset.targets(split).numbers
 
 
 def _said(notice: str | None) -> list[str]:

@@ -16,13 +16,14 @@ import tensorflow as tf
 from rayft.config import RunConfig, is_auto
 from rayft.data.dataset import Dataset
 from rayft.data.notices import accuracy_notice
+from rayft.data.objective import make_objective
 from rayft.data.pipeline import find_undecodable
 from rayft.errors import DataError
 from rayft.learn.batches import Batches
 from rayft.learn.checkpoint import Checkpoints, Position
 from rayft.learn.digest import digest
 from rayft.learn.distill import Teacher
-from rayft.learn.final import evaluate_finally
+from rayft.learn.final import SPLITS, FinalEvaluation, evaluate_finally
 from rayft.learn.journal import Journal
 from rayft.learn.loop import Plan, Progress
 from rayft.learn.phased import Phased
@@ -133,18 +134,21 @@ class _Session:
         self.batches = Batches(dataset, config, network.image_size, place, threads, self.prefix.cached)
         self.plan = Plan(self.batches.steps_per_epoch, config.train.epochs, 0, config.train.checkpoint_every_steps)
         teacher = Teacher(config.train.distill, dataset.labels) if config.train.distill else None
+        objective = make_objective(config, dataset)
         place.alive()
         if is_auto(config.optim.learning_rate):
             steps = self.plan.total_steps
-            config = settle_rate(config, network, self.batches.train(), steps, place, strategy, teacher, cached)
+            config = settle_rate(
+                config, network, self.batches.train(), steps, place, strategy, teacher, cached, objective
+            )
             if place.is_chief:
                 self.folder.choose(config, (RATE,))
         self.config = config
         self.notices = start_notices(config, network, dataset, self.plan.total_steps)
-        self.phased = Phased(config, network, self.plan, strategy, teacher, cached=cached)
+        self.phased = Phased(config, network, self.plan, strategy, teacher, cached=cached, objective=objective)
         place.alive()
         place.require_same("pretrained weights", self.task.frozen_sha256)
-        self.training = Training(config, self.phased, self.batches, place, self.plan)
+        self.training = Training(config, self.phased, self.batches, place, self.plan, lambda: watch("validation"))
 
     @property
     def network(self) -> Network:
@@ -222,14 +226,7 @@ class _Session:
             self.checkpoints.restore(self.task, best["step"])
         with self.watch("final evaluation"), self.training.judged():
             # Barrier: every rank answers its share.
-            last = evaluate_finally(
-                self.task,
-                self.dataset,
-                self.batches.evaluation,
-                self.folder.storage,
-                rank=self.place.rank,
-                alive=self.place.alive,
-            )
+            last = self._evaluate_sets() if self.dataset.multi_label else self._evaluate_finally()
         if last is None:
             return None
         tested = {f"test_{name}": value for name, value in last.metrics.get("test", {}).items()}
@@ -260,6 +257,23 @@ class _Session:
             "chosen": self.folder.choices(),
         }
 
+    def _evaluate_finally(self) -> FinalEvaluation | None:
+        return evaluate_finally(
+            self.task,
+            self.dataset,
+            self.batches.evaluation,
+            self.folder.storage,
+            rank=self.place.rank,
+            alive=self.place.alive,
+        )
+
+    def _evaluate_sets(self) -> FinalEvaluation | None:
+        """Measure pictures of several labels; temperature and predictions are those of a softmax."""
+        metrics = {split: found for split in SPLITS if (found := self.training.evaluate(split))}
+        reason = "pictures have several labels"
+        calibration = {"temperature": 1.0, "reason": reason, "before": {}, "after": {}}
+        return FinalEvaluation(metrics, calibration) if self.place.is_chief else None
+
     def _write_package(self, where: Storage, metrics: dict[str, float], calibration: dict[str, Any]) -> None:
         with tempfile.TemporaryDirectory(prefix="rayft-package-") as scratch:
             local = Path(scratch) / "package"
@@ -268,6 +282,7 @@ class _Session:
                 model=portable(self.network.model),
                 config=self.config,
                 labels=self.dataset.labels,
+                multi_label=self.dataset.multi_label,
                 image_size=self.network.image_size,
                 licence=self.network.licence,
                 metrics=metrics,

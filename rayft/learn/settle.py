@@ -7,6 +7,7 @@ import functools
 import tensorflow as tf
 
 from rayft.config import RunConfig
+from rayft.data.objective import Objective
 from rayft.learn.batch_size import available_memory, choose_batch_size, largest_batch, upper_bound
 from rayft.learn.distill import Teacher
 from rayft.learn.place import Place
@@ -46,6 +47,7 @@ def settle_rate(
     strategy: tf.distribute.Strategy,
     teacher: Teacher | None,
     cached: bool,
+    objective: Objective,
 ) -> RunConfig:
     """Return the config with its learning rate settled; the same on every rank. A collective.
 
@@ -58,6 +60,7 @@ def settle_rate(
         strategy: Spans the workers.
         teacher: Gives a part of the loss, where the run distils.
         cached: The batches hold activations at the freeze boundary.
+        objective: What the labels ask of the network.
     """
     rates, losses = measure_losses(
         config,
@@ -66,7 +69,7 @@ def settle_rate(
         total_steps=total_steps,
         strategy=strategy,
         alive=place.alive,
-        new_task=functools.partial(Task, teacher=teacher, cached=cached),
+        new_task=functools.partial(Task, teacher=teacher, cached=cached, objective=objective),
     )
     # Two digits: a test is no more exact, and a person can repeat them.
     rate = float(f"{pick_rate(rates, losses):.2g}")

@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from rayft.config import RunConfig
+from rayft.data.objective import Objective
 from rayft.data.views import answer_views, tta_record
 from rayft.errors import ConfigError
 from rayft.imports import load_object
@@ -122,6 +123,7 @@ class Task:
         statistics: Moving means and variances of the BatchNormalization layers that train.
         average: Averaged weights that the network holds while it is judged; None where training's own are judged.
         parts: Parts that a batch is computed in, one after the other.
+        objective: What the labels ask of the network.
     """
 
     def __init__(
@@ -134,8 +136,11 @@ class Task:
         cached: bool = False,
         teacher: Teacher | None = None,
         anchors: dict[int, np.ndarray] | None = None,
+        objective: Objective | None = None,
     ) -> None:
-        """Bind a network to its loss, optimizer and replicas; the current strategy where none is given.
+        """Bind a network to its loss, optimizer and replicas.
+
+        Without a strategy it is the current one; without an objective, one label and no weights.
 
         With ``cached`` the batches hold activations at the freeze boundary instead of pictures.
 
@@ -149,6 +154,7 @@ class Task:
             cached: The batches hold activations at the freeze boundary.
             teacher: Gives a part of the loss, where the run distils.
             anchors: Initial weights by id of the variable, for L2-SP in a network that was trained before.
+            objective: What the labels ask of the network.
 
         Raises:
             ConfigError: Loss, optimizer or step cannot be loaded.
@@ -161,7 +167,8 @@ class Task:
         self.num_replicas = strategy.num_replicas_in_sync
         self.teacher = teacher
         self._config = config
-        self._loss: Loss = get_loss(config.train)
+        self.objective = objective or Objective()
+        self._loss: Loss = get_loss(config.train, self.objective)
         self._step: Step = load_object(config.train.step, purpose="train.step") if config.train.step else train_step
         local = [strategy.experimental_local_results(variable.value)[0] for variable in self.variables]
         self._device = local[0].device
@@ -300,7 +307,7 @@ class Task:
         """Return this replica's part of the mean loss over the global batch.
 
         Args:
-            labels: int32 [b], or float32 [b, classes] with MixUp or CutMix.
+            labels: int32 [b], or float32 [b, classes] of several labels, or mixed ones.
             logits: float [b, classes].
             batch: Gives weight [b] and count [].
 

@@ -29,7 +29,15 @@ class Training:
         position: How far the training has come.
     """
 
-    def __init__(self, config: RunConfig, phased: Phased, batches: Batches, place: Place, plan: Plan) -> None:
+    def __init__(
+        self,
+        config: RunConfig,
+        phased: Phased,
+        batches: Batches,
+        place: Place,
+        plan: Plan,
+        validating: Callable[[], contextlib.AbstractContextManager] = contextlib.nullcontext,
+    ) -> None:
         """Stand at the beginning.
 
         Args:
@@ -38,12 +46,14 @@ class Training:
             batches: This rank's.
             place: This process among the workers.
             plan: Which steps there are; where it starts is left to ``go_to``.
+            validating: Gives a context for each validation, to time it.
         """
         self.plan = plan
         self.position = Position()
         self._config = config
         self._batches = batches
         self._place = place
+        self._validating = validating
         self._phased = phased
         self._bind()
 
@@ -118,7 +128,8 @@ class Training:
                     # Any epoch's batches would do; those of the first are the same after a resumption.
                     values = self._statistics(self._batches.train(), self.plan.steps_per_epoch)
                 average.set_statistics(values)
-        return self.evaluate("validation")
+        with self._validating():
+            return self.evaluate("validation")
 
     def _advance(self, progress: Progress) -> None:
         epoch, best, waiting = progress.step // self.plan.steps_per_epoch, self.position.best, self.position.waiting

@@ -14,6 +14,8 @@ import pyarrow.parquet as pq
 
 from rayft.errors import ConfigError, StorageError
 
+PRESENT = 0.5  # Where pictures may have several labels, those above it are the answer.
+
 Write = Callable[[Sequence["Answer"]], None]
 
 
@@ -32,22 +34,23 @@ class Answer:
     error: str | None = None
 
 
-def as_json(answer: Answer, labels: Sequence[str], top: int) -> str:
+def as_json(answer: Answer, labels: Sequence[str], top: int | None) -> str:
     """Return one line: input, label, probability, top; or input and error."""
     if answer.probabilities is None:
         return json.dumps({"input": answer.name, "error": answer.error})
     best = best_classes(answer.probabilities, labels, top)
+    (label, probability), *_ = best_classes(answer.probabilities, labels, 1)
     return json.dumps(
         {
             "input": answer.name,
-            "label": best[0][0],
-            "probability": best[0][1],
+            "label": label,
+            "probability": probability,
             "top": [{"label": label, "probability": value} for label, value in best],
         }
     )
 
 
-def as_text(answer: Answer, labels: Sequence[str], top: int) -> str:
+def as_text(answer: Answer, labels: Sequence[str], top: int | None) -> str:
     """Return one line for people."""
     if answer.probabilities is None:
         return f"{answer.name}  {answer.error}"
@@ -55,14 +58,15 @@ def as_text(answer: Answer, labels: Sequence[str], top: int) -> str:
     return "  ".join([answer.name, *(f"{label} {probability:.3f}" for label, probability in best)])
 
 
-def best_classes(probabilities: np.ndarray, labels: Sequence[str], top: int) -> list[tuple[str, float]]:
-    """Return the most probable classes with their probabilities."""
-    order = np.argsort(-probabilities, kind="stable")[:top]
+def best_classes(probabilities: np.ndarray, labels: Sequence[str], top: int | None) -> list[tuple[str, float]]:
+    """Return the most probable classes with their probabilities; without ``top`` those above .5."""
+    order = np.argsort(-probabilities, kind="stable")
+    order = order[probabilities[order] > PRESENT] if top is None else order[:top]
     return [(labels[index], float(probabilities[index])) for index in order]
 
 
 @contextlib.contextmanager
-def open_output(path: Path, labels: Sequence[str], top: int) -> Iterator[Write]:
+def open_output(path: Path, labels: Sequence[str], top: int | None) -> Iterator[Write]:
     """Yield a function that appends answers to a file, which appears whole or not at all.
 
     ``.jsonl`` takes a line each; ``.parquet`` the columns input, label, probability, probabilities (in the order of
@@ -89,13 +93,13 @@ def open_output(path: Path, labels: Sequence[str], top: int) -> Iterator[Write]:
 
 
 @contextlib.contextmanager
-def _jsonl(path: Path, labels: Sequence[str], top: int) -> Iterator[Write]:
+def _jsonl(path: Path, labels: Sequence[str], top: int | None) -> Iterator[Write]:
     with path.open("w", encoding="utf-8") as file:
         yield lambda answers: file.writelines(as_json(answer, labels, top) + "\n" for answer in answers)
 
 
 @contextlib.contextmanager
-def _parquet(path: Path, labels: Sequence[str], top: int) -> Iterator[Write]:
+def _parquet(path: Path, labels: Sequence[str], top: int | None) -> Iterator[Write]:
     schema = pa.schema(
         [
             ("input", pa.string()),

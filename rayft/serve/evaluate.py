@@ -14,11 +14,12 @@ import pyarrow as pa
 import tensorflow as tf
 
 from rayft.config import ColumnsConfig, RunConfig, parse_config, with_overrides
-from rayft.data.dataset import SOURCES, Dataset, default_cache_folder, pictures_by_name
-from rayft.data.labels import encode_labels
+from rayft.data.dataset import SOURCES, Dataset, open_cache, pictures_by_name
+from rayft.data.labels import encode_labels, is_list
 from rayft.data.pipeline import evaluation_batches, find_undecodable
 from rayft.data.source import detect_format
 from rayft.data.split import assign_splits
+from rayft.data.target import Targets
 from rayft.errors import ConfigError, DataError, PackageError
 from rayft.evaluation.measure import wilson
 from rayft.evaluation.predictions import Answers, read_predictions, write_predictions
@@ -71,6 +72,11 @@ def evaluate(
     on_progress({"phase": "loading the package"})
     with native_start_up():
         predictor = load(model)
+    if predictor.multi_label:
+        raise PackageError(
+            f"{fspath(model)} answers with several labels for a picture; `evaluate` measures one.",
+            "Take the test metrics of its run: result.json.",
+        )
     config = _config(predictor, fspath(data), overrides)
     on_progress({"phase": "reading the data"})
     dataset, chosen = open_labelled(config, predictor.labels, split)
@@ -106,9 +112,11 @@ def open_labelled(config: RunConfig, labels: tuple[str, ...], split: str | None)
         DataError: The source cannot be read, holds other labels, or lacks the split.
     """
     storage = Storage.open(config.data.source)
-    kind = detect_format(storage)
+    kind = detect_format(config.data.source)
     columns = ColumnsConfig() if kind == "folder" else config.data.columns
-    listing = SOURCES[kind](storage, columns, default_cache_folder())
+    listing = SOURCES[kind](config.data.source, columns, open_cache(config.data))
+    if is_list(listing.labels.type):
+        raise DataError(f"{storage.uri} has several labels for a picture.", "Evaluate on one label for each picture.")
     encoded, found = encode_labels(listing.labels, listing.label_names, listing.class_names)
     numbers = _match(encoded, found, labels)
     names = listing.names.to_pylist()
@@ -116,7 +124,9 @@ def open_labelled(config: RunConfig, labels: tuple[str, ...], split: str | None)
     has_test = listing.splits is not None and "test" in listing.splits.cast(pa.string()).to_pylist()
     chosen = split or ("test" if has_test else ALL)
     if chosen != ALL:
-        splits = assign_splits(encoded, found, names, listing.splits, listing.groups, config.data)
+        splits = assign_splits(
+            Targets(encoded, None, len(found)), found, names, listing.splits, listing.groups, config.data
+        )
     kept = np.flatnonzero(splits == chosen)
     if not kept.size:
         raise DataError(f"{storage.uri} has no {chosen} split.", "Choose another --split; all takes every example.")

@@ -18,6 +18,7 @@ from rayft.data.views import answer_views
 from rayft.errors import DataError, PackageError
 from rayft.evaluation.calibration import log_probabilities
 from rayft.package import RECORD_FILE, Package, read_package
+from rayft.serve.answers import PRESENT
 from rayft.storage import Storage
 
 
@@ -29,11 +30,13 @@ class Prediction:
         label: Name of the most probable class.
         probability: Its probability, after temperature scaling.
         probabilities: float32 [classes], in the order of the package's labels.
+        labels: The answer as a set: the label, or where pictures may have several, those above .5.
     """
 
     label: str
     probability: float
     probabilities: np.ndarray = field(repr=False)
+    labels: tuple[str, ...] = ()
 
 
 def load(model: str | PathLike[str]) -> Predictor:
@@ -74,6 +77,7 @@ class Predictor:
 
     def __init__(self, package: Package) -> None:
         self.labels = package.labels
+        self.multi_label = package.multi_label
         self.record = package.record
         shape = (*package.image_size, package.channels)
         self.temperature = _temperature(package)
@@ -132,9 +136,12 @@ class Predictor:
         Raises:
             DataError: The shape is another.
         """
-        probabilities = np.exp(log_probabilities(self.logits(images), self.temperature)).astype(np.float32)
-        best = probabilities.argmax(axis=1)
-        return [Prediction(self.labels[i], float(row[i]), row) for row, i in zip(probabilities, best, strict=True)]
+        logits = self.logits(images)
+        if self.multi_label:
+            probabilities = 1 / (1 + np.exp(-logits.astype(np.float64)))
+        else:
+            probabilities = np.exp(log_probabilities(logits, self.temperature))
+        return [self._answer(row) for row in probabilities.astype(np.float32)]
 
     def logits(self, images: np.ndarray) -> np.ndarray:
         """Return what the network says before softmax and temperature, float [n, classes].
@@ -151,6 +158,12 @@ class Predictor:
                 "Resize them, or give encoded pictures to `predict`.",
             )
         return self._network(tf.constant(images, tf.float32)).numpy()
+
+    def _answer(self, probabilities: np.ndarray) -> Prediction:
+        best = int(probabilities.argmax())
+        label = self.labels[best]
+        present = tuple(self.labels[i] for i in np.flatnonzero(probabilities > PRESENT))
+        return Prediction(label, float(probabilities[best]), probabilities, present if self.multi_label else (label,))
 
     def __repr__(self) -> str:
         size = "x".join(map(str, self._shape))
@@ -192,9 +205,10 @@ def _temperature(package: Package) -> float:
 
 def _without_softmax(package: Package) -> keras.Model:
     last = package.model.layers[-1]
-    if not isinstance(last, keras.layers.Softmax):
+    kind = keras.layers.Activation if package.multi_label else keras.layers.Softmax
+    if not isinstance(last, kind):
         raise PackageError(
-            f"The network of {package.folder} ends in {type(last).__name__}, not in a Softmax.",
+            f"The network of {package.folder} ends in {type(last).__name__}, not in {kind.__name__}.",
             "Write the package with rayft.",
         )
     return keras.Model(package.model.inputs[0], last.input)

@@ -110,7 +110,7 @@ CASES = {
     "override no YAML": (_good, ["name=["], ["'['", "line 1"]),
     # Datasets.
     "no source": (lambda home: None, [], ["data", "does not exist"]),
-    "source of unknown format": (_write("data.csv", b"a,b"), ["data.source=data.csv"], ["data.csv", ".parquet"]),
+    "source of unknown format": (_write("data.xml", b"<a/>"), ["data.source=data.xml"], ["data.xml", ".parquet"]),
     "unknown scheme": (_good, ["data.source=ftp://host/x"], ["ftp://host/x", "s3://"]),
     "empty folder": (lambda home: (home / "data").mkdir(), [], ["data"]),
     "one class": (lambda home: _folder(home, cat=[_png()] * 4), [], ["'cat'"]),

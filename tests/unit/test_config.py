@@ -96,7 +96,7 @@ def test_the_last_override_of_a_field_wins(tmp_path):
         ("optim.learning_rate=.nan", ["optim.learning_rate: got NaN;", "above 0, up to 1000"]),
         ("optim.options={a: [1]}", ['got {"a": [1]};', "a mapping of names"]),
         ("train.precision=fp8", ['got "fp8";', "float32, bfloat16, float16, float64"]),
-        ("train.loss=hinge", ['got "hinge";', "cross_entropy, focal or text of the form module:function"]),
+        ("train.loss=hinge", ['got "hinge";', "binary_cross_entropy or text of the form module:function"]),
         ("name=a/b", ['name: got "a/b";', "letters, digits"]),
         ("train.epoch=3", ["train.epoch: unknown key; did you mean 'epochs'?"]),
         ("zzzz=3", ["zzzz: unknown key; known are name, storage"]),

@@ -4,6 +4,7 @@ import pytest
 
 from rayft.config import DataConfig
 from rayft.data.split import assign_splits
+from rayft.data.target import Targets
 from rayft.errors import DataError
 
 CLASSES = ("a", "b", "c")
@@ -15,7 +16,7 @@ NAMES = [f"{n}.png" for n in range(100)]
 def split(labels=LABELS, names=NAMES, given=None, groups=None, **data) -> np.ndarray:
     config = DataConfig(source="x", **data)
     return assign_splits(
-        labels,
+        Targets(np.asarray(labels), None, len(CLASSES)),
         CLASSES,
         names,
         None if given is None else pa.array(given),
