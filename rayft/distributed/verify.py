@@ -17,9 +17,12 @@ from rayft.distributed.devices import plan_devices, prepare_tensorflow
 from rayft.distributed.group import OnProgress, run_group
 from rayft.distributed.run import prepare_dataset
 from rayft.distributed.worker import enter_driver_folder, report_final_errors
+from rayft.errors import ConfigError
 from rayft.storage import Storage
 
 WORKER_COUNTS = (1, 2, 3)
+# Examples of a batch there; every worker needs one.
+MOST_WORKERS = 8
 FLOAT64_LOSS = 1e-9
 FLOAT32_LOSS = 1e-5
 FLOAT32_GRADIENT = 1e-4
@@ -77,8 +80,13 @@ class VerifyReport:
         )
 
 
-def verify(config: RunConfig, *, on_progress: OnProgress = lambda state: None) -> VerifyReport:
-    """Train short runs of ``config`` on 1, 2 and 3 workers and compare their numbers.
+def verify(
+    config: RunConfig,
+    *,
+    worker_counts: tuple[int, ...] = WORKER_COUNTS,
+    on_progress: OnProgress = lambda state: None,
+) -> VerifyReport:
+    """Train short runs of ``config`` on several worker counts and compare their numbers.
 
     The runs keep model, loss, step, optimizer and strategies of the config, and take few small pictures, augmentation,
     clipping, and a number of examples that no batch divides. float64 shows that the same numbers are
@@ -86,17 +94,24 @@ def verify(config: RunConfig, *, on_progress: OnProgress = lambda state: None) -
     that nothing but rounding differs. Later steps of an unfrozen float32 run amplify rounding: their drift
     is stated.
 
+    Args:
+        config: The run.
+        worker_counts: At least two; the others are compared with the first.
+        on_progress: Called with what is being run.
+
     Raises:
+        ConfigError: ``worker_counts`` cannot be compared.
         RayftError: Config, data or cluster are not fit for it.
         RunFailed: A run broke down.
     """
+    _check_counts(worker_counts)
     dataset = prepare_dataset(config, on_progress)
     scratch = Storage.open(config.storage) / "runs" / f".{config.name}-verify-{os.getpid()}"
     traces: dict[int, dict[str, Any]] = {}
     try:
         on_progress({"phase": "starting Ray"})
-        with connect(_share(config, max(WORKER_COUNTS))):
-            for count in WORKER_COUNTS:
+        with connect(_share(config, max(worker_counts))):
+            for count in worker_counts:
                 cluster = _share(config, count)
                 payload = {"config": config.model_dump(), "dataset": dataset, "cluster": cluster.model_dump()}
                 traces[count] = run_group(
@@ -108,7 +123,16 @@ def verify(config: RunConfig, *, on_progress: OnProgress = lambda state: None) -
                 )
     finally:
         scratch.delete()
-    return VerifyReport(tuple(_compare(traces)), traces[1]["conditions"])
+    return VerifyReport(tuple(_compare(traces)), traces[worker_counts[0]]["conditions"])
+
+
+def _check_counts(counts: tuple[int, ...]) -> None:
+    if len(set(counts)) != len(counts) or len(counts) < 2 or not all(1 <= count <= MOST_WORKERS for count in counts):
+        raise ConfigError(
+            f"--workers is {','.join(map(str, counts))}; two or more different numbers from 1 to {MOST_WORKERS} "
+            "are allowed.",
+            "Example: --workers 1,2,3",
+        )
 
 
 def _tell_with_count(on_progress: OnProgress, count: int, state: dict[str, Any]) -> None:
@@ -151,16 +175,16 @@ def _verify_worker(payload: dict[str, Any]) -> None:
 
 def _compare(traces: dict[int, dict[str, Any]]) -> list[Check]:
     checks = []
-    one = traces[1]["cases"]
-    for name, alone in one.items():
-        others = {count: traces[count]["cases"][name] for count in WORKER_COUNTS[1:]}
+    first, *rest = traces
+    counts = ", ".join(map(str, traces))
+    for name, alone in traces[first]["cases"].items():
+        others = {count: traces[count]["cases"][name] for count in rest}
         for count, trace in others.items():
-            checks.extend(_compare_pair(name, alone, trace, f"1 / {count}"))
+            checks.extend(_compare_pair(name, alone, trace, f"{first} / {count}"))
         every = [alone, *others.values()]
-        counts = ", ".join(map(str, WORKER_COUNTS))
         checks.append(Check(f"{name}: ranks with other weights", counts, _any(t.same_on_all_ranks for t in every), 0.0))
         checks.append(Check(f"{name}: resumed run differs", counts, _any(t.resumed_equal for t in every), 0.0))
-        missed = max(abs(t.examples_per_epoch - traces[1]["examples"]) for t in every)
+        missed = max(abs(t.examples_per_epoch - traces[first]["examples"]) for t in every)
         checks.append(Check(f"{name}: examples missed an epoch", counts, float(missed), 0.0))
     return checks
 

@@ -29,11 +29,9 @@ def home(tmp_path_factory):
     return home
 
 
-def _verify(home, *overrides):
+def _verify(home, *options):
     started = time.monotonic()
-    command = Command.start(
-        home, "verify", "config.yaml", "--json", *(word for item in overrides for word in ("--set", item))
-    )
+    command = Command.start(home, "verify", "config.yaml", "--json", *options)
     try:
         command.wait()
         assert command.left() == []
@@ -41,7 +39,7 @@ def _verify(home, *overrides):
         command.clean_up()
     assert "Traceback" not in command.err
     assert not list((home / "runs").iterdir())
-    print(f"\nverify {overrides}: {time.monotonic() - started:.0f} s")
+    print(f"\nverify {options}: {time.monotonic() - started:.0f} s")
     report = json.loads(command.out)
     failed = {
         check["name"]
@@ -57,11 +55,12 @@ def test_the_built_in_step_passes(home):
     names = [check["name"] for check in report["checks"]]
     assert "float64, BatchNorm trainable: losses" in names
     assert "float32, unfrozen: first gradient" in names
+    assert {check["workers"] for check in report["checks"]} == {"1 / 2", "1 / 3", "1, 2, 3"}
 
 
 @pytest.mark.parametrize("step", ["clipped_before_the_sum", "without_partial_slices"])
 def test_a_step_that_depends_on_the_number_of_workers_fails(step, home):
-    code, report, failed = _verify(home, f"train.step=own_steps:{step}")
+    code, report, failed = _verify(home, "--workers", "1,2", "--set", f"train.step=own_steps:{step}")
     print(failed)
     assert code == 1
     assert not report["passed"]

@@ -8,7 +8,8 @@ from running import make_home
 
 from rayft.config import load_config
 from rayft.data.dataset import open_dataset
-from rayft.distributed.verify import VerifyReport, _compare
+from rayft.distributed.verify import MOST_WORKERS, VerifyReport, _check_counts, _compare
+from rayft.errors import ConfigError
 from rayft.learn import batches
 from rayft.learn.batches import Batches
 from rayft.learn.parity import BATCH, EXAMPLES, Trace, _own_examples, shrink, subset
@@ -74,3 +75,10 @@ def test_dropping_the_last_partial_batch_everywhere_counts_as_examples_missed(tm
     missed = abs(_own_examples(Batches(*arguments)) - EXAMPLES)
     assert missed > 0
     assert failed("float64", examples_per_epoch=EXAMPLES - missed) == [("examples missed an epoch", "1, 2, 3")]
+
+
+@pytest.mark.parametrize("counts", [(1,), (2, 2), (0, 1), (1, MOST_WORKERS + 1)])
+def test_worker_counts_that_cannot_be_compared_are_refused(counts):
+    with pytest.raises(ConfigError, match=r"--workers is .*; two or more different numbers from 1 to 8"):
+        _check_counts(counts)
+    assert MOST_WORKERS == BATCH

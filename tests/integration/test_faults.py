@@ -42,7 +42,6 @@ def test_a_stuck_worker_is_replaced_and_says_where_it_stood(home):
     ("overrides", "parts"),
     [
         (["model.backbone=resnet5O", "model.pooling=avg", "data.image_size=32"], ["'resnet5O'", "resnet50"]),
-        (["freeze.depth=4"], ["freeze.depth", "4"]),
         (["train.step=no_such_module:step"], ["train.step", "no_such_module"]),
     ],
 )

@@ -15,8 +15,8 @@ FIRST, SECOND = 22, 48
 RAY_AGENTS = ("ray::DashboardAgent", "ray::RuntimeEnvAgent")
 
 
-def _train(home, *more):
-    return Command.start(home, "train", "config.yaml", "--set", WATCHED, *more)
+def _train(home):
+    return Command.start(home, "train", "config.yaml", "--set", WATCHED)
 
 
 def _assert_same(home, undisturbed):
@@ -39,12 +39,7 @@ def _say(what, broken_at, home):
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
     home = make_home(tmp_path_factory.mktemp("undisturbed"))
-    command = _train(home)
-    try:
-        assert command.wait() == 0, command.err
-        assert_tidy(command, home / "runs" / "run")
-    finally:
-        command.clean_up()
+    _finish(home)
     folder = home / "runs" / "run"
     assert [step for step, _ in trace(folder)] == list(range(1, 79))
     assert result(folder)["restarts"] == 0
@@ -74,27 +69,38 @@ def test_workers_killed_in_mid_epoch_are_replaced(home, undisturbed):
     _assert_same(home, undisturbed)
 
 
-def test_a_killed_driver_leaves_no_process_and_the_same_command_goes_on(home, undisturbed):
+def test_a_run_broken_off_three_times_goes_on_with_the_same_command(home, undisturbed):
+    _kill_the_driver(home, FIRST)
+    for number, at_step in ((signal.SIGINT, 35), (signal.SIGTERM, SECOND)):
+        _stop(home, number, at_step, undisturbed)
+    started_at = time.time()
+    _finish(home)
+    _say("SIGTERM, same command again", started_at, home)
+    _assert_same(home, undisturbed)
+
+
+def _kill_the_driver(home, at_step):
     command = _train(home)
     try:
-        command.wait_for_step(FIRST)
+        command.wait_for_step(at_step)
         command.look()
         command.process.kill()
         command.process.wait()
         killed_at = time.time()
         assert command.left(but=RAY_AGENTS) == []
         print(f"\nSIGKILL of the driver: workers and Ray ended within {time.time() - killed_at:.1f} s")
-        _resume(home, undisturbed, "SIGKILL of the driver, same command again")
         assert command.left(within_s=90) == []
     finally:
         command.clean_up()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_run_that_was_asked_to_stop_goes_on_from_there(number, home, undisturbed):
+def _stop(home, number, at_step, undisturbed):
+    started_at = time.time()
+    before = len(steps_log(home))
     command = _train(home)
     try:
-        command.wait_for_step(FIRST)
+        command.wait_for_step(at_step, before)
+        _say(f"the same command before {number.name}", started_at, home)
         asked_at = time.time()
         command.ask_to_stop(number)
         assert command.wait() == 130, command.err
@@ -108,16 +114,12 @@ def test_a_run_that_was_asked_to_stop_goes_on_from_there(number, home, undisturb
     assert done == trace(undisturbed)[: len(done)]
     # A checkpoint at the very step: none is done again.
     assert len(done) == max(step for *_, step in steps_log(home)) + 1
-    _resume(home, undisturbed, f"{number.name}, same command again")
 
 
-def _resume(home, undisturbed, what):
-    started_at = time.time()
+def _finish(home):
     command = _train(home)
     try:
         assert command.wait() == 0, command.err
         assert_tidy(command, home / "runs" / "run")
     finally:
         command.clean_up()
-    _say(what, started_at, home)
-    _assert_same(home, undisturbed)
