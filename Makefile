@@ -19,7 +19,8 @@ demo: $(STAMP)
 	@echo "A second \`make demo\` finds the finished sweep; start anew with: $(BIN)/rayft sweep $(DEMO)/sweep.yaml --fresh"
 
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto tests/unit
+	$(BIN)/python -m pytest tests/distributed tests/integration tests/e2e
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
