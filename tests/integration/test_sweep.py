@@ -3,10 +3,13 @@
 import json
 import os
 import signal
+import time
 
 import numpy as np
 import pytest
 from running import Command, assert_tidy, make_home, result, steps_log, trace
+
+from rayft.config import ClusterConfig
 
 CONFIG = """
 name: search
@@ -110,6 +113,7 @@ def test_after_a_dead_trial_and_a_dead_driver_the_trials_are_the_same(tmp_path, 
     assert len(steps_log(home)) - done <= 3 * 52 - 52 * len(finished)
 
 
+@pytest.mark.full
 def test_a_distributed_trial_has_the_losses_of_a_light_one(tmp_path, undisturbed):
     home = make_home(tmp_path, CONFIG)
     more = ("cluster.workers=2", "sweep.trial=distributed", "sweep.trials=1")
@@ -120,29 +124,30 @@ def test_a_distributed_trial_has_the_losses_of_a_light_one(tmp_path, undisturbed
 
 
 def test_a_placement_group_of_a_dead_actor_is_reaped():
-    import ray
-
+    # Ray reads the settings of rayft.distributed on its first import.
+    from rayft.distributed.cluster import connect
     from rayft.distributed.sweep.reap import reap_placement_groups
 
-    ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False)
-    try:
+    import ray  # isort: skip
+
+    with connect(ClusterConfig()):
+        cpus = ray.cluster_resources()["CPU"]
 
         @ray.remote(num_cpus=0)
         class Owner:
             def reserve(self):
-                group = ray.util.placement_group([{"CPU": 1}])
+                group = ray.util.placement_group([{"CPU": cpus}])
                 ray.get(group.ready())
 
         owner = Owner.remote()
         ray.get(owner.reserve.remote())
         assert reap_placement_groups() == 0
         ray.kill(owner)
-        deadline = 100
-        while reap_placement_groups() == 0 and deadline:
-            deadline -= 1
-        # The CPU is free again.
-        assert ray.get(ray.remote(lambda: 1).options(num_cpus=1).remote(), timeout=60) == 1
+        end = time.monotonic() + 30
+        while reap_placement_groups() == 0:
+            assert time.monotonic() < end
+            time.sleep(0.2)
+        # The CPUs are free again.
+        assert ray.get(ray.remote(lambda: 1).options(num_cpus=cpus).remote(), timeout=60) == 1
         states = [group["state"] for group in ray.util.placement_group_table().values()]
         assert states == ["REMOVED"]
-    finally:
-        ray.shutdown()
