@@ -49,13 +49,16 @@ def _verify(home, *options):
     return command.process.returncode, report, failed
 
 
-def test_the_built_in_step_passes(home):
-    code, report, failed = _verify(home)
+@pytest.mark.parametrize("counts", ["1,3", pytest.param("1,2,3", marks=pytest.mark.full)])
+def test_the_built_in_step_passes(counts, home):
+    code, report, failed = _verify(home, "--workers", counts)
     assert (code, failed, report["passed"]) == (0, set(), True)
     names = [check["name"] for check in report["checks"]]
     assert "float64, BatchNorm trainable: losses" in names
     assert "float32, unfrozen: first gradient" in names
-    assert {check["workers"] for check in report["checks"]} == {"1 / 2", "1 / 3", "1, 2, 3"}
+    first, *others = counts.split(",")
+    pairs = {f"{first} / {other}" for other in others}
+    assert {check["workers"] for check in report["checks"]} == {*pairs, counts.replace(",", ", ")}
 
 
 @pytest.mark.parametrize(
