@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import ray
 
@@ -67,3 +67,22 @@ def check_capacity(config: ClusterConfig, resources: dict[str, float]) -> None:
                 f"the cluster has {there:g}.",
                 f"Lower cluster.workers, {smaller}or use a larger cluster.",
             )
+
+
+def workers_of_nodes(config: ClusterConfig, nodes: Sequence[dict[str, float]]) -> list[int]:
+    """Return how many workers each node gets, the roomiest first, as Ray packs them.
+
+    A worker lies on one node, so the sum can be below ``workers`` although the cluster's resources are enough.
+
+    Args:
+        config: Workers, and what each reserves.
+        nodes: ``CPU`` and ``GPU`` of each node.
+    """
+    asked = {"CPU": config.cpus_per_worker, "GPU": config.gpus_per_worker}
+    # Shares such as a third do not add up exactly.
+    rooms = [min(int(node.get(name, 0.0) / each + 1e-9) for name, each in asked.items() if each) for node in nodes]
+    left, taken = config.workers, []
+    for room in sorted(rooms, reverse=True):
+        taken.append(min(room, left))
+        left -= taken[-1]
+    return taken
