@@ -15,7 +15,7 @@ import tensorflow as tf
 from rayft.config import BLOCKS_RATE, RunConfig, is_auto, load_config
 from rayft.data.dataset import Dataset
 from rayft.data.notices import class_notices
-from rayft.data.order import replica_batch_size, steps_per_epoch
+from rayft.data.order import steps_per_epoch
 from rayft.data.own_layers import make_layer
 from rayft.distributed.cluster import check_capacity, connect, embedded_resources, workers_of_nodes
 from rayft.distributed.devices import plan_devices, set_up_tensorflow
@@ -31,19 +31,15 @@ from rayft.learn.optimizer import get_optimizer
 from rayft.learn.probe import Probe, measure_run
 from rayft.learn.range_test import FEWEST_STEPS
 from rayft.learn.remarks import start_notices
-from rayft.learn.room import activation_bytes, check_memory, check_room
+from rayft.learn.room import check_memory, check_room, require_batch_fits
 from rayft.model.network import Network, build_network
-from rayft.prefix.decide import Decision, show_size
+from rayft.prefix.decide import Decision
 from rayft.prefix.foresee import Foreseen, foresee_prefix
 from rayft.quiet import native_start_up
 from rayft.runs import BATCH_SIZE, RATE, RunFolder, with_choices
 from rayft.storage import Storage
 from rayft.tracking.events import open_tracking
 
-# Activations are kept for the gradient, which takes as much again.
-_COPIES_OF_ACTIVATIONS = 2
-# A network whose rough need is less than this part of the memory can be probed without danger.
-_SAFE_PART = 0.5
 # Depths are counted in blocks, so any number of classes does where the data does not say it.
 _ANY_CLASSES = 2
 
@@ -105,13 +101,15 @@ class _Validator:
         self._findings.append(Finding(check, verdict, finding))
 
     @contextlib.contextmanager
-    def _failing(self, check: str) -> Iterator[None]:
-        """Turn an error of ours into a finding."""
+    def _failing(self, check: str, *, again: bool = False) -> Iterator[None]:
+        """Turn an error of ours into a finding; ``again`` raises it besides."""
         self._tell({"phase": f"checking {check}"})
         try:
             yield
         except RayftError as error:
             self._findings.append(Finding(check, "failed", *error.args))
+            if again:
+                raise
 
     def _check_imports(self) -> None:
         config, check = self._config, "own code"
@@ -214,12 +212,12 @@ class _Validator:
     def _measure(self, dataset: Dataset, network: Network) -> Estimate | None:
         """Settle what is auto, then time the run's own steps."""
         config = self._config
-        if not self._fits_roughly(dataset, network):
-            return None
-        if is_auto(config.data.global_batch_size):
-            with self._failing("batch size"):
-                config = self._settle_batch_size(dataset)
-        if is_auto(config.data.global_batch_size):
+        try:
+            with self._failing("memory", again=True):
+                require_batch_fits(config, network, len(dataset.labels), self._memory // self._share)
+                if is_auto(config.data.global_batch_size):
+                    config = self._settle_batch_size(dataset)
+        except RayftError:
             return None
         steps = config.train.epochs * steps_per_epoch(dataset.size("train"), config.data.global_batch_size)
         given = config
@@ -261,31 +259,6 @@ class _Validator:
                 self._note("prefix cache", "ok", f"{word}: {foreseen.decision.reason}")
                 return foreseen
         return Foreseen(Decision(False, "there is no place for it"))
-
-    def _fits_roughly(self, dataset: Dataset, network: Network) -> bool:
-        """Find a batch far too large before it takes the memory of this machine."""
-        config = self._config
-        if is_auto(config.data.global_batch_size) or tf.config.list_logical_devices("GPU"):
-            return True
-        part = replica_batch_size(
-            -(-config.data.global_batch_size // config.train.accumulate_steps), config.cluster.workers
-        )
-        memory = self._memory // self._share
-        if part * activation_bytes(network) * _COPIES_OF_ACTIVATIONS < _SAFE_PART * memory:
-            return True
-        with self._failing("memory"):
-            tree = config.model_dump()
-            tree["train"]["accumulate_steps"] = 1
-            fits = largest_batch(RunConfig.model_validate(tree), len(dataset.labels), most=part, memory=memory)
-            if fits < part:
-                raise RunFailed(
-                    f"A worker's part of a batch is {part} examples; about {fits} fit into the "
-                    f"{show_size(memory)} that it may take.",
-                    f"Set data.global_batch_size to {fits * config.cluster.workers} or less, or "
-                    f"train.accumulate_steps to {-(-part * config.train.accumulate_steps // fits)} or more.",
-                )
-            return True
-        return False
 
     def _settle_batch_size(self, dataset: Dataset) -> RunConfig:
         """Choose as the run will, for workers that are all like this process."""
