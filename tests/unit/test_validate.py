@@ -140,6 +140,14 @@ def test_code_of_ones_own_is_found_or_named(make):
     assert "no_such_module" in found["tracking"]
 
 
+def test_a_step_of_ones_own_that_breaks_is_named_with_its_line(make, tmp_path, monkeypatch):
+    (tmp_path / "breaking.py").write_text("def step(task, batch):\n    return batch['image'] + 'text'\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    found = failed(validate(make(train={"step": "breaking:step"})))
+    assert list(found) == ["training"]
+    assert "breaking.py, line 2" in found["training"]
+
+
 def test_a_batch_far_too_large_is_found_before_it_is_tried(make, monkeypatch):
     monkeypatch.setattr(module, "available_memory", lambda: -(2**40))
     monkeypatch.setattr(module, "measure_run", lambda *arguments, **options: pytest.fail("it was tried"))
