@@ -223,6 +223,7 @@ def test_workers_lie_whole_on_nodes_and_the_roomiest_fill_first():
     assert workers_of_nodes(ClusterConfig(workers=3, cpus_per_worker=2), nodes) == [2, 1, 0]
     # 9 CPUs would be enough for 4 such workers, were they not on nodes.
     assert sum(workers_of_nodes(ClusterConfig(workers=4, cpus_per_worker=2), nodes)) == 3
+    assert workers_of_nodes(ClusterConfig(workers=1, cpus_per_worker=1), nodes) == [1, 0, 0]
     assert workers_of_nodes(ClusterConfig(workers=3, cpus_per_worker=1 / 3), [{"CPU": 1.0}]) == [3]
     assert workers_of_nodes(ClusterConfig(gpus_per_worker=1), nodes) == [0, 0, 0]
 
