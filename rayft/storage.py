@@ -176,10 +176,16 @@ class Storage:
             StorageError: Names the path, the reason and the remedy.
         """
         probe = self / f".rayft-probe-{uuid.uuid4().hex}"
-        made = self._missing_folders() if self.is_local else []
-        try:
+        with self.leaving_no_folders():
             probe.write_bytes(b"probe")
             probe.delete()
+
+    @contextlib.contextmanager
+    def leaving_no_folders(self) -> Iterator[None]:
+        """Remove the local folders down to this one that the block made, as far as they are empty again."""
+        made = self._missing_folders() if self.is_local else []
+        try:
+            yield
         finally:
             for folder in made:
                 # Another process may have written there meanwhile: rmdir then refuses, rightly.

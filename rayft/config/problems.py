@@ -83,12 +83,13 @@ def show_value(value: Any) -> str:
 def _allowed(field: FieldInfo) -> str:
     """Put a field's type and bounds into words."""
     annotated: Any = Annotated[(field.annotation, *field.metadata)] if field.metadata else field.annotation
-    return _schema_in_words(TypeAdapter(annotated).json_schema())
+    return schema_in_words(TypeAdapter(annotated).json_schema())
 
 
-def _schema_in_words(schema: dict[str, Any]) -> str:
+def schema_in_words(schema: dict[str, Any]) -> str:
+    """Return what the JSON Schema of a field allows, as a person would say it."""
     if "anyOf" in schema:
-        return " or ".join(_schema_in_words(choice) for choice in schema["anyOf"])
+        return " or ".join(schema_in_words(choice) for choice in schema["anyOf"])
     if "$ref" in schema:
         return "a section of its own"
     if "enum" in schema:
@@ -96,11 +97,11 @@ def _schema_in_words(schema: dict[str, Any]) -> str:
     if "const" in schema:
         return str(schema["const"])
     if schema["type"] == "array" and "prefixItems" in schema:
-        return f"a list [{', '.join(_schema_in_words(item) for item in schema['prefixItems'])}]"
+        return f"a list [{', '.join(schema_in_words(item) for item in schema['prefixItems'])}]"
     if schema["type"] == "array":
-        return f"a list, each item {_schema_in_words(schema['items'])}"
+        return f"a list, each item {schema_in_words(schema['items'])}"
     if schema["type"] == "object":
-        return f"a mapping of names to {_schema_in_words(schema['additionalProperties'])}"
+        return f"a mapping of names to {schema_in_words(schema['additionalProperties'])}"
     words = {"integer": "a whole number", "number": "a number", "string": "text", "boolean": "true or false"}
     text = words.get(schema["type"], "nothing")
     bounds = [f"{phrase} {schema[key]}" for key, phrase in _BOUNDS.items() if key in schema]

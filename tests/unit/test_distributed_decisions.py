@@ -1,7 +1,9 @@
+import socket
+
 import pytest
 
 from rayft.config import ClusterConfig
-from rayft.distributed.cluster import check_capacity
+from rayft.distributed.cluster import check_capacity, connect
 from rayft.distributed.devices import DevicePlan, plan_devices
 from rayft.errors import ClusterError
 
@@ -35,3 +37,12 @@ def test_a_cluster_that_holds_the_workers_is_accepted():
 def test_a_cluster_too_small_is_refused_with_both_figures(settings, says):
     with pytest.raises(ClusterError, match=says):
         check_capacity(ClusterConfig(**settings), {"CPU": 2.0})
+
+
+def test_an_address_where_nobody_listens_is_refused_at_once():
+    with socket.socket() as taken:
+        # Bound but not listening: connections are refused, and nobody else takes the port.
+        taken.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        with pytest.raises(ClusterError, match=address), connect(ClusterConfig(address=address)):
+            pytest.fail("it connected")
