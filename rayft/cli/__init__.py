@@ -5,11 +5,11 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from rayft.cli import cache, evaluate, predict, schema, train, verify
+from rayft.cli import cache, evaluate, models, predict, schema, train, verify
 from rayft.cli.app import app
 from rayft.errors import RayftError
 
-__all__ = ["cache", "evaluate", "main", "predict", "schema", "train", "verify"]
+__all__ = ["cache", "evaluate", "main", "models", "predict", "schema", "train", "verify"]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from rayft.cli.app import JsonOption, app
+from rayft.cli.app import JsonOption, ModelArgument, RegistryOption, app
 from rayft.errors import ConfigError, DataError
 from rayft.quiet import native_start_up
 
@@ -27,7 +27,7 @@ _MANY = 10_000
 
 @app.command()
 def predict(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="Folder of a package or of a run; path or URI.")],
+    model: ModelArgument,
     inputs: Annotated[
         list[str], typer.Argument(metavar="INPUT...", help="Pictures, folders of them, Parquet or Arrow tables.")
     ],
@@ -42,6 +42,7 @@ def predict(
     on_bad: Annotated[
         Literal["fail", "skip"], typer.Option("--on-bad", help="Pictures that cannot be used: fail, or go on.")
     ] = "fail",
+    registry: RegistryOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Say what pictures show."""
@@ -55,7 +56,7 @@ def predict(
     with native_start_up():
         from rayft.serve.predictor import load
 
-        predictor = load(model)
+        predictor = load(model, registry)
     spread = workers is not None or cluster is not None or len(pictures) >= _MANY
     if spread:
         answers = _on_cluster(model, pictures, predictor, workers, cluster)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 from typing import Annotated
 
 import typer
@@ -23,6 +24,9 @@ def train(
     from rayft.config import load_config
 
     settings = load_config(config, tuple(overrides or ()))
+    registry = os.environ.get("RAYFT_REGISTRY")
+    if registry and settings.registry.location is None:
+        settings = load_config(config, (*(overrides or ()), f"registry.location={json.dumps(registry)}"))
     with native_start_up():
         from rayft.distributed.run import train as run
     from rayft.runs import RunFolder

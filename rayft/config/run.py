@@ -11,6 +11,7 @@ from rayft.config.data import DataConfig
 from rayft.config.model import FreezeConfig, ModelConfig
 from rayft.config.prefix import PrefixCacheConfig
 from rayft.config.problems import NAME_PATTERN
+from rayft.config.registry import RegistryConfig
 from rayft.config.section import Section
 from rayft.config.track import TrackConfig
 from rayft.config.train import BLOCKS_RATE, OptimConfig, TrainConfig
@@ -32,6 +33,7 @@ class RunConfig(Section):
     )
     cluster: ClusterConfig = Field(ClusterConfig(), description="Ray resources.")
     track: TrackConfig = Field(TrackConfig(), description="Who hears of the run besides its folder.")
+    registry: RegistryConfig = Field(RegistryConfig(), description="Registry of models.")
 
     @model_validator(mode="before")
     @classmethod

@@ -13,6 +13,7 @@ from rayft.distributed.cluster import connect
 from rayft.distributed.group import OnProgress, run_group
 from rayft.distributed.worker import run_worker
 from rayft.errors import DataError, RayftError
+from rayft.registry.result import register_result
 from rayft.report.run import write_run_report
 from rayft.runs import RunFolder
 from rayft.timing import Stopwatch
@@ -43,7 +44,7 @@ def train(config: RunConfig, *, fresh: bool = False, on_progress: OnProgress = l
     if not fresh:
         status = folder.status(config)
         if status == "finished":
-            return {**(folder.result() or {}), "already_finished": True}
+            return {**_registered(folder, config, folder.result() or {}), "already_finished": True}
     with watch("reading the data"):
         dataset = prepare_dataset(config, on_progress)
     # A hook that cannot be imported is found before Ray starts.
@@ -71,7 +72,15 @@ def train(config: RunConfig, *, fresh: bool = False, on_progress: OnProgress = l
         result = {**result, "notices": [*result.get("notices", []), *tracking.notices]}
         folder.write_result(result)
     folder.tidy()
-    return result
+    return _registered(folder, config, result)
+
+
+def _registered(folder: RunFolder, config: RunConfig, result: dict[str, Any]) -> dict[str, Any]:
+    """Register the package where the config asks for it, and say so in the folder."""
+    registered = register_result(config, result)
+    if registered != result:
+        folder.write_result(registered)
+    return registered
 
 
 def prepare_dataset(config: RunConfig, on_progress: OnProgress) -> Dataset:

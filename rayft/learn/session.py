@@ -16,8 +16,10 @@ import tensorflow as tf
 from rayft.config import RunConfig
 from rayft.data.dataset import Dataset
 from rayft.data.order import replica_batch_size, steps_per_epoch
+from rayft.data.picture import decode_picture
 from rayft.data.pipeline import evaluation_batches, find_undecodable, train_batches
 from rayft.errors import DataError, RunFailed
+from rayft.evaluation.calibration import log_probabilities
 from rayft.learn.checkpoint import Checkpoints, Position, digest
 from rayft.learn.evaluate import make_evaluate
 from rayft.learn.final import evaluate_finally
@@ -25,10 +27,11 @@ from rayft.learn.journal import Journal
 from rayft.learn.loop import Plan, Progress, train_epochs
 from rayft.learn.metrics import is_better
 from rayft.learn.schedule import learning_rate
-from rayft.learn.step import Task, frozen_variables, state_variables
+from rayft.learn.step import Forward, Task, frozen_variables, state_variables
 from rayft.model.layers import portable
 from rayft.model.network import Network, build_network, describe_blocks
-from rayft.package import write_package
+from rayft.package.golden import Golden, choose_rows
+from rayft.package.write import write_package
 from rayft.prefix.prepare import prepare_prefix
 from rayft.runs import RunFolder
 from rayft.timing import Stopwatch
@@ -270,6 +273,9 @@ class _Session:
         self.position = Position(epoch, progress.step, best)
 
     def _write_package(self, metrics: dict[str, float], calibration: dict[str, Any]) -> None:
+        sizes = {split: size for split in ("train", "validation", "test") if (size := self.dataset.size(split))}
+        golden_split = next(split for split in ("validation", "test", "train") if split in sizes)
+        boundary = self.network.boundary
         with tempfile.TemporaryDirectory(prefix="rayft-package-") as scratch:
             local = Path(scratch) / "package"
             write_package(
@@ -284,9 +290,25 @@ class _Session:
                 blocks_frozen=[block.name for block in self.network.blocks[: self.network.frozen_depth]],
                 blocks=describe_blocks(self.network),
                 calibration=calibration,
+                golden=self._golden(golden_split, calibration["temperature"]),
+                golden_split=golden_split,
+                examples=sizes,
+                boundary=None if boundary is None else boundary._keras_history.operation.name,
             )
             self.folder.package.delete()
             self.folder.package.upload_folder(local)
+
+    def _golden(self, split: str, temperature: float) -> Golden:
+        """Answer a few examples as ``evaluate`` does."""
+        rows = self.dataset.split(split)["row"].to_numpy()
+        inputs = self.dataset.reader.read(rows[choose_rows(len(rows))])
+        images = [
+            decode_picture(tf.constant(encoded), self.network.image_size, self.config.data.channels)
+            for encoded in inputs
+        ]
+        # The task's own may begin behind the prefix cache.
+        logits = Forward(self.network)(tf.stack(images))
+        return Golden(tuple(inputs), np.exp(log_probabilities(logits.numpy(), temperature)).astype(np.float32))
 
 
 class _Chief:
