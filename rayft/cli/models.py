@@ -147,10 +147,12 @@ def _open(registry: str | None) -> Registry:
 
 
 def _verify(model: str, registry: str | None) -> dict[str, Any]:
-    with native_start_up():
-        from rayft.serve.predictor import load
     try:
-        difference = load(model, registry).replay_golden()
+        with native_start_up():
+            from rayft.serve.predictor import load
+
+            predictor = load(model, registry)
+        difference = predictor.replay_golden()
     except RayftError as error:
         return {"good": False, "error": error.args[0]}
     return {"good": True, "difference": difference}
@@ -171,7 +173,9 @@ def _pass_gates(shelf: Registry, version: Version, gate: Path | None) -> dict[st
             with native_start_up():
                 from rayft.package.read import read_package
                 from rayft.serve.predictor import Predictor
-            measured["latency_ms"] = Predictor(read_package(folder)).measure_latency_ms()
+
+                predictor = Predictor(read_package(folder))
+            measured["latency_ms"] = predictor.measure_latency_ms()
         return measured["latency_ms"]
 
     with tempfile.TemporaryDirectory(prefix="rayft-promote-") as scratch:

@@ -19,8 +19,9 @@ import tensorflow as tf
 
 from rayft.config import RunConfig
 from rayft.data.picture import decode_picture
-from rayft.data.views import average_views, tta_record
+from rayft.data.views import answer_views, tta_record
 from rayft.errors import PackageError
+from rayft.evaluation.calibration import as_probabilities
 from rayft.model.blocks import split_model
 from rayft.model.layers import portable
 from rayft.package.card import model_card
@@ -77,7 +78,8 @@ def write_package(
     check_labels(labels, model, str(folder))
     sealed = _with_probabilities(model, multi_label)
     calibration = calibration or {"temperature": 1.0}
-    tolerance = TOLERANCES[config.train.precision]
+    # A temperature below 1 magnifies what rounding does to the logits.
+    tolerance = TOLERANCES[config.train.precision] / min(1.0, calibration["temperature"])
     preprocessing = {
         "image_size": list(image_size),
         "channels": config.data.channels,
@@ -87,12 +89,9 @@ def write_package(
         "value_range": [0, 255],
     }
     views = tta_record(config)
-    given = _answers(sealed, golden, image_size, config.data.channels, views)
-    if not multi_label:
-        # softmax(logits / T) is proportional to softmax(logits) ** (1 / T).
-        given = given ** (1 / calibration["temperature"])
-        given /= given.sum(axis=1, keepdims=True)
-    _require_agreement(given, golden.probabilities, tolerance)
+    logits = _logits(sealed, golden, image_size, config.data.channels, views)
+    answers = as_probabilities(logits, calibration["temperature"], multi_label=multi_label)
+    _require_agreement(answers, golden.probabilities, tolerance)
     record = {
         "format_version": FORMAT_VERSION,
         "name": config.name,
@@ -156,12 +155,14 @@ def _with_probabilities(model: keras.Model, multi_label: bool) -> keras.Model:
     return keras.Model(plain.inputs[0], last(plain.outputs[0]), name=plain.name)
 
 
-def _answers(
+def _logits(
     model: keras.Model, golden: Golden, image_size: tuple[int, int], channels: int, views: dict[str, Any] | None
 ) -> np.ndarray:
-    """Answer the golden examples as a reader of the package would, before temperature; float64 [n, classes]."""
+    """Answer the golden examples as a reader of the package would, float [n, classes]."""
     images = tf.stack([decode_picture(tf.constant(encoded), image_size, channels) for encoded in golden.inputs])
-    return average_views(lambda view: model(view, training=False), images, views).numpy().astype(np.float64)
+    # Small probabilities are 0 in float32, where a temperature could not raise them.
+    before = keras.Model(model.inputs[0], model.layers[-1].input)
+    return answer_views(lambda view: before(view, training=False), images, views).numpy()
 
 
 def _require_agreement(given: np.ndarray, expected: np.ndarray, tolerance: float) -> None:

@@ -236,6 +236,16 @@ def test_the_temperature_divides_the_logits(tmp_path, model):
     assert read_package(folder).record["calibration"] == {"temperature": 2.5}
 
 
+def test_a_temperature_can_raise_what_float32_holds_as_zero(tmp_path, model):
+    far = worker_invariant(model)
+    far.layers[-1].set_weights([weight * 2000 for weight in far.layers[-1].get_weights()])
+    golden = golden_examples(far, [_png(image) for image in _images(3)], (8, 10), 100.0)
+    plain = _softmax(far(np.floor(_images(3)), training=False).numpy())
+    assert ((plain == 0) & (golden.probabilities > 1e-3)).any()
+    folder = _write(tmp_path / "package", far, calibration={"temperature": 100.0}, golden=golden)
+    assert Predictor.load(folder).replay_golden() < 1e-4
+
+
 def test_prefix_and_suffix_apart_equal_the_whole(tmp_path, model):
     boundary = model.layers[3].name
     predictor = Predictor.load(_write(tmp_path / "a", model, boundary=boundary))
