@@ -9,6 +9,8 @@ RAY_SETTINGS = {
     # Failures are noticed and workers replaced within seconds.
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "60",
+    # One process less at every start; checkpoints do not wait for a warning.
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
     # Relative paths in a config mean the same in every process.
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
