@@ -212,14 +212,14 @@ def test_gates_are_read_from_the_runs_config_and_from_a_file(tmp_path):
 
 def test_sixteen_processes_register_at_once_and_get_sixteen_numbers(registry, package, tmp_path):
     start, numbers = PROCESSES.Barrier(16), PROCESSES.Queue()
-    arguments = (registry.storage.root, str(package), start, 3, numbers)
+    arguments = (registry.storage.root, str(package), start, 2, numbers)
     processes = [PROCESSES.Process(target=register_many, args=arguments) for _ in range(16)]
     for process in processes:
         process.start()
-    got = sorted(numbers.get(timeout=60) for _ in range(48))
+    got = sorted(numbers.get(timeout=60) for _ in range(32))
     for process in processes:
         process.join(60)
-    assert got == list(range(1, 49))
+    assert got == list(range(1, 33))
     for version in registry.state("zoo").versions.values():
         registry.fetch(version, tmp_path / "unused")
     assert registry.orphans("zoo") == []
