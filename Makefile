@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 DEMO := examples/pictures
 RUN := runs/pictures-sweep
 
-.PHONY: demo test lint env clean
+.PHONY: demo test test-full lint env clean
 
 demo: $(STAMP)
 	$(BIN)/rayft sweep $(DEMO)/sweep.yaml
@@ -21,6 +21,10 @@ demo: $(STAMP)
 test: lint
 	$(BIN)/python -m pytest -n auto tests/unit
 	$(BIN)/python -m pytest tests/distributed tests/integration tests/e2e
+
+# What `make test` leaves out: more of the same kind, an hour on 2 cores.
+test-full: lint
+	$(BIN)/python -m pytest -m full
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

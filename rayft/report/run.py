@@ -157,7 +157,8 @@ def _curves(result: dict[str, Any], journal: Sequence[dict[str, Any]], config: R
 
 def _loss_caption(config: RunConfig) -> str:
     smoothed = f", label smoothing {config.train.label_smoothing}" if config.train.label_smoothing else ""
-    return f"Training: {config.train.loss}{smoothed}, with dropout and augmentation; hence not quite comparable."
+    own = f"{config.train.loss}{smoothed}, " if config.train.loss != "auto" else f"{smoothed[2:]}, " if smoothed else ""
+    return f"Training: {own}with dropout and augmentation; hence not quite comparable."
 
 
 def _thin(x: Sequence[float], y: Sequence[float]) -> tuple[list[float], list[float]]:

@@ -58,7 +58,10 @@ def test_the_built_in_step_passes(home):
     assert {check["workers"] for check in report["checks"]} == {"1 / 2", "1 / 3", "1, 2, 3"}
 
 
-@pytest.mark.parametrize("step", ["clipped_before_the_sum", "without_partial_slices"])
+@pytest.mark.parametrize(
+    "step",
+    ["clipped_before_the_sum", pytest.param("without_partial_slices", marks=pytest.mark.full)],
+)
 def test_a_step_that_depends_on_the_number_of_workers_fails(step, home):
     code, report, failed = _verify(home, "--workers", "1,2", "--set", f"train.step=own_steps:{step}")
     print(failed)

@@ -42,7 +42,7 @@ def test_a_stuck_worker_is_replaced_and_says_where_it_stood(home):
     ("overrides", "parts"),
     [
         (["model.backbone=resnet5O", "model.pooling=avg", "data.image_size=32"], ["'resnet5O'", "resnet50"]),
-        (["train.step=no_such_module:step"], ["train.step", "no_such_module"]),
+        pytest.param(["train.step=no_such_module:step"], ["train.step", "no_such_module"], marks=pytest.mark.full),
     ],
 )
 def test_wrong_input_that_only_a_worker_sees_leaves_no_folder(overrides, parts, home):
@@ -56,7 +56,7 @@ def test_wrong_input_that_only_a_worker_sees_leaves_no_folder(overrides, parts, 
 @pytest.mark.parametrize(
     ("overrides", "parts"),
     [
-        (
+        pytest.param(
             [
                 "optim.learning_rate=1000",
                 "optim.name=sgd",
@@ -66,6 +66,7 @@ def test_wrong_input_that_only_a_worker_sees_leaves_no_folder(overrides, parts, 
                 "train.epochs=50",
             ],
             ["epoch", "step", "optim.learning_rate"],
+            marks=pytest.mark.full,
         ),
         (["train.loss=own_steps:raising_loss"], ["ValueError: no such loss", "own_steps.py, line"]),
     ],
