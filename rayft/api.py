@@ -63,20 +63,23 @@ def verify(config: ConfigLike, *, overrides: Sequence[str] = (), on_progress: On
         return run(settings, on_progress=tell)
 
 
-def load(model: str | PathLike[str]) -> Predictor:
-    """Load a package, or that of a finished run.
+def load(model: str | PathLike[str], registry: str | PathLike[str] | None = None) -> Predictor:
+    """Load a package.
 
     Args:
-        model: Folder of the package or of the run; a local path or a pyarrow filesystem URI.
+        model: Folder or archive of a package, or folder of a run, as local path or pyarrow filesystem URI; or
+            ``name``, ``name@version``, ``name@alias`` in the registry.
+        registry: Path or URI of the registry; ``./registry`` if not given.
 
     Raises:
         PackageError: There is no package, or it is damaged.
+        RegistryError: The registry has no such model or version.
         StorageError: The place cannot be read.
     """
     with native_start_up():
         from rayft.serve.predictor import load as open_package
 
-        return open_package(model)
+        return open_package(model, registry)
 
 
 def evaluate(
@@ -86,6 +89,7 @@ def evaluate(
     split: str | None = None,
     output: str | PathLike[str] | None = None,
     overrides: Sequence[str] = (),
+    registry: str | PathLike[str] | None = None,
     on_progress: OnProgress | None = None,
 ) -> Evaluation:
     """Measure a package on labelled examples.
@@ -96,6 +100,7 @@ def evaluate(
         split: all, train, validation or test; test where the data names it, else all, if not given.
         output: Folder that receives predictions, metrics and a report.
         overrides: ``data.field=value``, for columns of other names than in training.
+        registry: As of ``load``.
         on_progress: As of ``train``.
 
     Raises:
@@ -104,7 +109,9 @@ def evaluate(
     with native_start_up():
         from rayft.serve.evaluate import evaluate as run
     with _progress(on_progress) as tell:
-        found = run(model, data, split=split, output=output, overrides=tuple(overrides), on_progress=tell)
+        found = run(
+            model, data, split=split, output=output, overrides=tuple(overrides), registry=registry, on_progress=tell
+        )
     return Evaluation(found)
 
 

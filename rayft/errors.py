@@ -45,6 +45,10 @@ class PackageError(RayftError):
     """A model package is damaged, or is not one."""
 
 
+class RegistryError(RayftError):
+    """The registry lacks what was asked for, or refuses what would break it."""
+
+
 class TrackingError(RayftError):
     """A place that should hear of the run cannot be reached, or refuses."""
 

@@ -15,6 +15,7 @@ from rayft.storage import Storage
 # Fields that may change between the start of a run and its resumption: they do not change its numbers.
 FREE_FIELDS = (
     ("cluster",),
+    ("registry",),
     ("storage",),
     ("track",),
     ("sweep",),

@@ -91,6 +91,7 @@ def summary(result: dict[str, Any], folder: str) -> str:
         *_prefix_line(result),
         f"folder   {folder}",
         f"package  {result['package']}",
+        *([f"version  {result['registered']}"] if "registered" in result else []),
         f"report   {folder}/report.html",
         f"next     rayft predict {folder} PICTURE",
     ]

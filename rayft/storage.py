@@ -115,10 +115,10 @@ class Storage:
                 with self.filesystem.open_output_stream(self.root) as file:
                     file.write(content)
 
-    def list(self) -> list[str]:
-        """Return the sorted names of the folder's files and folders."""
+    def list(self, *, missing_ok: bool = False) -> list[str]:
+        """Return the sorted names of the folder's files and folders; none where it may be missing and is."""
         with self._explained("list"):
-            found = self.filesystem.get_file_info(fs.FileSelector(self.root))
+            found = self.filesystem.get_file_info(fs.FileSelector(self.root, allow_not_found=missing_ok))
         return sorted(info.base_name for info in found)
 
     def walk(self) -> Sequence[fs.FileInfo]:

@@ -5,11 +5,25 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from rayft.cli import cache, data, evaluate, init, predict, schema, sweep, train, validate, verify
+from rayft.cli import cache, data, evaluate, init, models, predict, schema, sweep, train, validate, verify
 from rayft.cli.app import app
 from rayft.errors import RayftError
 
-__all__ = ["cache", "data", "evaluate", "init", "main", "predict", "schema", "sweep", "train", "validate", "verify"]
+__all__ = [
+    "cache",
+    "data",
+    "evaluate",
+    "init",
+    "main",
+    "models",
+    "predict",
+    "schema",
+    "sweep",
+    "train",
+    "validate",
+    "verify",
+    ,
+]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from rayft.config import RunConfig
 
 # Commands import what they need themselves: Ray and TensorFlow take seconds.
 app = typer.Typer(
@@ -21,7 +27,38 @@ ConfigArgument = Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML fil
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", metavar="A.B=C", help="Override one field; may be given many times.")
 ]
+ModelArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL",
+        help="Path or URI of a package, run or archive; or name, name@version, name@alias.",
+    ),
+]
+RegistryOption = Annotated[
+    str | None,
+    typer.Option(
+        "--registry",
+        envvar="RAYFT_REGISTRY",
+        metavar="PLACE",
+        help="Path or URI; ./registry if not given.",
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+
+
+def read_config(path: Path, overrides: Sequence[str]) -> RunConfig:
+    """Load a config; RAYFT_REGISTRY stands in where it names no place of the registry.
+
+    Raises:
+        ConfigError: The file is unreadable, or a value is not allowed.
+    """
+    from rayft.config import load_config
+
+    settings = load_config(path, tuple(overrides))
+    registry = os.environ.get("RAYFT_REGISTRY")
+    if not registry or settings.registry.location is not None:
+        return settings
+    return load_config(path, (*overrides, f"registry.location={json.dumps(registry)}"))
 
 
 @app.callback(invoke_without_command=True)

@@ -8,13 +8,13 @@ from typing import Annotated, Literal
 
 import typer
 
-from rayft.cli.app import JsonOption, SetOption, app
+from rayft.cli.app import JsonOption, ModelArgument, RegistryOption, SetOption, app
 from rayft.quiet import native_start_up
 
 
 @app.command()
 def evaluate(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="Folder of a package or of a run; path or URI.")],
+    model: ModelArgument,
     data: Annotated[str, typer.Argument(metavar="DATA", help="Labelled examples: whatever data.source allows.")],
     split: Annotated[
         Literal["all", "train", "validation", "test"] | None,
@@ -24,6 +24,7 @@ def evaluate(
         str | None, typer.Option("-o", "--output", help="Folder for predictions.arrow, metrics.json, report.html.")
     ] = None,
     overrides: SetOption = None,
+    registry: RegistryOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Measure a package on labelled examples."""
@@ -32,5 +33,13 @@ def evaluate(
     from rayft.screen import LiveLine, evaluation_summary
 
     with contextlib.closing(LiveLine()) as line:
-        result = run(model, data, split=split, output=output, overrides=tuple(overrides or ()), on_progress=line)
+        result = run(
+            model,
+            data,
+            split=split,
+            output=output,
+            overrides=tuple(overrides or ()),
+            registry=registry,
+            on_progress=line,
+        )
     print(json.dumps(result) if as_json else evaluation_summary(result, output))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from rayft.cli.app import JsonOption, app
+from rayft.cli.app import JsonOption, ModelArgument, RegistryOption, app
 from rayft.errors import ConfigError, DataError
 from rayft.quiet import native_start_up
 
@@ -27,7 +27,7 @@ _MANY = 10_000
 
 @app.command()
 def predict(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="Folder of a package or of a run; path or URI.")],
+    model: ModelArgument,
     inputs: Annotated[
         list[str], typer.Argument(metavar="INPUT...", help="Pictures, folders of them, Parquet or Arrow tables.")
     ],
@@ -45,6 +45,7 @@ def predict(
     on_bad: Annotated[
         Literal["fail", "skip"], typer.Option("--on-bad", help="Pictures that cannot be used: fail, or go on.")
     ] = "fail",
+    registry: RegistryOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Say what pictures show."""
@@ -55,15 +56,19 @@ def predict(
     from rayft.data.inputs import open_inputs
 
     pictures = open_inputs(inputs, default_cache_folder())
+    from rayft.registry.locate import pinned
+
+    # An alias may move meanwhile, and workers have other working directories.
+    model, registry = pinned(model, registry)
     with native_start_up():
         from rayft.serve.predictor import load
 
-        predictor = load(model)
+        predictor = load(model, registry)
     if top is None and not predictor.multi_label:
         top = 1
     spread = workers is not None or cluster is not None or len(pictures) >= _MANY
     if spread:
-        answers = _on_cluster(model, pictures, predictor, workers, cluster)
+        answers = _on_cluster(model, registry, pictures, predictor, workers, cluster)
     else:
         from rayft.serve.batch import answer_all
 
@@ -79,7 +84,7 @@ def predict(
 
 
 def _on_cluster(
-    model: str, pictures: Inputs, predictor: Predictor, workers: int | None, address: str | None
+    model: str, registry: str | None, pictures: Inputs, predictor: Predictor, workers: int | None, address: str | None
 ) -> Iterator[list[Answer]]:
     from rayft.config import ClusterConfig
 
@@ -89,7 +94,8 @@ def _on_cluster(
 
     count = workers or (1 if address else max(1, int(embedded_resources()["CPU"])))
     print(f"spreading {len(pictures):,} pictures over {count} workers", file=sys.stderr)
-    return predict_on_cluster(model, pictures, len(predictor.labels), ClusterConfig(address=address, workers=count))
+    settings = ClusterConfig(address=address, workers=count)
+    return predict_on_cluster(model, pictures, len(predictor.labels), settings, registry)
 
 
 def _drain(

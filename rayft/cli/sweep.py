@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from rayft.cli.app import ConfigArgument, JsonOption, SetOption, app
+from rayft.cli.app import ConfigArgument, JsonOption, SetOption, app, read_config
 from rayft.errors import ConfigError
 from rayft.quiet import native_start_up
 
@@ -24,10 +24,8 @@ def sweep(
     as_json: JsonOption = False,
 ) -> None:
     """Search settings, and package the best trial; an unfinished sweep of the same name goes on."""
-    from rayft.config import load_config
-
     total, more = _read_trials(trials)
-    settings = load_config(config, (*(overrides or ()), *([f"sweep.trials={total}"] if total else [])))
+    settings = read_config(config, (*(overrides or ()), *([f"sweep.trials={total}"] if total else [])))
     with native_start_up():
         from rayft.distributed.sweep.run import sweep as run
     from rayft.runs import RunFolder

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from rayft.cli.app import ConfigArgument, JsonOption, SetOption, app
+from rayft.cli.app import ConfigArgument, JsonOption, SetOption, app, read_config
 from rayft.quiet import native_start_up
 
 
@@ -20,9 +20,7 @@ def train(
     as_json: JsonOption = False,
 ) -> None:
     """Fine-tune; an unfinished run of the same name goes on where it stopped."""
-    from rayft.config import load_config
-
-    settings = load_config(config, tuple(overrides or ()))
+    settings = read_config(config, overrides or ())
     with native_start_up():
         from rayft.distributed.run import train as run
     from rayft.runs import RunFolder

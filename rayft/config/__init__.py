@@ -4,9 +4,18 @@ from rayft.config.augment import AugmentConfig, AugMixConfig, LayerConfig, Rando
 from rayft.config.cluster import ClusterConfig
 from rayft.config.data import ColumnsConfig, DataConfig
 from rayft.config.evaluate import EvaluateConfig, TtaConfig
-from rayft.config.files import dump_config, json_schema, load_config, parse_config, resolve_config, with_overrides
+from rayft.config.files import (
+    check_section,
+    dump_config,
+    json_schema,
+    load_config,
+    parse_config,
+    resolve_config,
+    with_overrides,
+)
 from rayft.config.model import AdapterConfig, FreezeConfig, ModelConfig, PhaseConfig, is_head_only
 from rayft.config.prefix import PrefixCacheConfig
+from rayft.config.registry import GateConfig, RegistryConfig
 from rayft.config.run import RunConfig
 from rayft.config.section import is_auto
 from rayft.config.sweep import Condition, Dimension, SweepConfig
@@ -27,6 +36,7 @@ __all__ = [
     "DistillConfig",
     "EvaluateConfig",
     "FreezeConfig",
+    "GateConfig",
     "LayerConfig",
     "MlflowConfig",
     "ModelConfig",
@@ -34,11 +44,13 @@ __all__ = [
     "PhaseConfig",
     "PrefixCacheConfig",
     "RandomResizedCropConfig",
+    "RegistryConfig",
     "RunConfig",
     "SweepConfig",
     "TrackConfig",
     "TrainConfig",
     "TtaConfig",
+    "check_section",
     "dump_config",
     "is_auto",
     "is_head_only",

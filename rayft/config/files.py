@@ -7,18 +7,21 @@ import json
 from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
 from rayft.config.prefix import expand_shorthand
 from rayft.config.problems import describe_problem, show_value
 from rayft.config.run import RunConfig
+from rayft.config.section import Section
 from rayft.errors import ConfigError
 from rayft.yaml_text import read_yaml, write_yaml
 
 # Larger files are no configs; reading one whole could exhaust memory.
 _MAX_CONFIG_BYTES = 1_000_000
+
+AnySection = TypeVar("AnySection", bound=Section)
 
 
 def load_config(path: str | PathLike[str], overrides: tuple[str, ...] = ()) -> RunConfig:
@@ -85,12 +88,24 @@ def parse_config(raw: dict[str, Any]) -> RunConfig:
     Raises:
         ConfigError: Names every wrong field, its value and what is allowed.
     """
-    raw = expand_shorthand(raw)
+    return check_section(RunConfig, expand_shorthand(raw))
+
+
+def check_section(section: type[AnySection], raw: Any) -> AnySection:
+    """Check a plain mapping against a section of the tree, which may be its root.
+
+    Raises:
+        ConfigError: Names every wrong field, its value and what is allowed.
+    """
+    if not isinstance(raw, dict):
+        raise ConfigError(
+            f"got {show_value(raw)}, not a mapping of {', '.join(section.model_fields)}.", "Write `field: value` lines."
+        )
     try:
-        return RunConfig.model_validate(raw)
+        return section.model_validate(raw)
     except ValidationError as error:
         # A field of several types gives an error per type; one line is enough.
-        lines = dict.fromkeys(describe_problem(problem, raw, RunConfig) for problem in error.errors(include_url=False))
+        lines = dict.fromkeys(describe_problem(problem, raw, section) for problem in error.errors(include_url=False))
         raise ConfigError(
             "\n".join(lines), "Correct it in the file or with --set; `rayft schema` lists every field."
         ) from None

@@ -13,6 +13,7 @@ from rayft.config.evaluate import EvaluateConfig
 from rayft.config.model import AdapterConfig, FreezeConfig, ModelConfig, is_head_only, last_depth
 from rayft.config.prefix import PrefixCacheConfig
 from rayft.config.problems import NAME_PATTERN
+from rayft.config.registry import RegistryConfig
 from rayft.config.section import Section, is_auto
 from rayft.config.sweep import SweepConfig
 from rayft.config.track import TrackConfig
@@ -37,6 +38,7 @@ class RunConfig(Section):
     cluster: ClusterConfig = Field(ClusterConfig(), description="Ray resources.")
     track: TrackConfig = Field(TrackConfig(), description="Who hears of the run besides its folder.")
     sweep: SweepConfig = Field(SweepConfig(), description="Search over other fields; only `rayft sweep` reads it.")
+    registry: RegistryConfig = Field(RegistryConfig(), description="Registry of models.")
 
     @model_validator(mode="before")
     @classmethod

@@ -67,12 +67,18 @@ def make_views(images: tf.Tensor, record: dict[str, Any]) -> list[tf.Tensor]:
 
     Source of the crops: Krizhevsky et al. 2012, section 4.1, stretched to the input size.
     """
-    drawn = AugmentConfig.model_validate(record["augment"])
-    tta = TtaConfig.model_validate({name: value for name, value in record.items() if name != "augment"})
+    tta, drawn = _settings(record)
     views = [images] if tta.crops == 1 else [_crop(images, top, left, tta.crop_scale) for top, left in _PLACES]
     if tta.flip:
         views += [tf.reverse(view, [2]) for view in views]
     return views + [_draw(images, tta.seed, view, drawn) for view in range(tta.views)]
+
+
+# AutoGraph warns of what it cannot convert, and there is nothing here to convert.
+@tf.autograph.experimental.do_not_convert
+def _settings(record: dict[str, Any]) -> tuple[TtaConfig, AugmentConfig]:
+    tta = TtaConfig.model_validate({name: value for name, value in record.items() if name != "augment"})
+    return tta, AugmentConfig.model_validate(record["augment"])
 
 
 def _crop(images: tf.Tensor, top: float, left: float, scale: float) -> tf.Tensor:

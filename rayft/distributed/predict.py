@@ -22,14 +22,17 @@ _ROWS_PER_BLOCK = 256
 _BATCH = 32
 
 
-def predict_on_cluster(model: str, inputs: Inputs, num_classes: int, cluster: ClusterConfig) -> Iterator[list[Answer]]:
+def predict_on_cluster(
+    model: str, inputs: Inputs, num_classes: int, cluster: ClusterConfig, registry: str | None = None
+) -> Iterator[list[Answer]]:
     """Yield the answers to all inputs in order, some at a time.
 
     Args:
-        model: Folder of a package or run, that every machine of the cluster can read.
+        model: As of ``rayft.serve.predictor.load``; every machine of the cluster can read it.
         inputs: Pictures, that every machine of the cluster can read.
         num_classes: Width of the answers.
         cluster: Where, and with how many workers; each holds a predictor.
+        registry: As of ``rayft.serve.predictor.load``.
 
     Raises:
         ClusterError: The cluster does not answer, or is too small.
@@ -48,7 +51,7 @@ def predict_on_cluster(model: str, inputs: Inputs, num_classes: int, cluster: Cl
         answers = ray.data.from_arrow(blocks).map_batches(
             _Answerer,
             # Once into the object store, and not with each task.
-            fn_constructor_args=(model, ray.put(inputs), cluster.cpus_per_worker, num_classes),
+            fn_constructor_args=(model, registry, ray.put(inputs), cluster.cpus_per_worker, num_classes),
             batch_size=_BATCH,
             batch_format="numpy",
             compute=ray.data.ActorPoolStrategy(size=cluster.workers),
@@ -73,14 +76,14 @@ def predict_on_cluster(model: str, inputs: Inputs, num_classes: int, cluster: Cl
 class _Answerer:
     """Holds a predictor in a process of its own; Ray Data calls it with rows."""
 
-    def __init__(self, model: str, inputs: Any, cpus: float, num_classes: int) -> None:
+    def __init__(self, model: str, registry: str | None, inputs: Any, cpus: float, num_classes: int) -> None:
         import tensorflow as tf
 
         tf.config.threading.set_intra_op_parallelism_threads(max(1, int(cpus)))
         tf.config.threading.set_inter_op_parallelism_threads(max(1, int(cpus)))
         from rayft.serve.predictor import load
 
-        self._predictor = load(model)
+        self._predictor = load(model, registry)
         self._inputs: Inputs = ray.get(inputs)
         self._num_classes = num_classes
 

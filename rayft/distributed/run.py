@@ -14,6 +14,7 @@ from rayft.distributed.cluster import connect
 from rayft.distributed.group import OnProgress, run_group
 from rayft.distributed.worker import run_worker
 from rayft.errors import DataError, RayftError
+from rayft.registry.result import register_run
 from rayft.report.run import write_run_report
 from rayft.runs import RunFolder, with_choices
 from rayft.timing import Stopwatch
@@ -45,7 +46,7 @@ def train(config: RunConfig, *, fresh: bool = False, on_progress: OnProgress = l
         config = with_choices(config, folder.choices())
         status = folder.status(config)
         if status == "finished":
-            return {**(folder.result() or {}), "already_finished": True}
+            return {**register_run(folder, config, folder.result() or {}), "already_finished": True}
     with watch("reading the data"):
         dataset = prepare_dataset(config, on_progress)
     # A hook that cannot be imported is found before Ray starts.
@@ -75,7 +76,7 @@ def train(config: RunConfig, *, fresh: bool = False, on_progress: OnProgress = l
         result = {**result, "notices": [*result.get("notices", []), *tracking.notices]}
         folder.write_result(result)
     folder.tidy()
-    return result
+    return register_run(folder, config, result)
 
 
 def prepare_dataset(config: RunConfig, on_progress: OnProgress) -> Dataset:

@@ -52,6 +52,14 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float | None:
     return float(1 / following)
 
 
+def as_probabilities(logits: np.ndarray, temperature: float = 1.0, *, multi_label: bool = False) -> np.ndarray:
+    """Return what a package answers, float32 [n, classes]: softmax(logits / T), or sigmoid(logits)."""
+    if multi_label:
+        # The same as 1 / (1 + exp(-x)), which overflows.
+        return (0.5 * (1 + np.tanh(0.5 * logits.astype(np.float64)))).astype(np.float32)
+    return np.exp(log_probabilities(logits, temperature)).astype(np.float32)
+
+
 def log_probabilities(logits: np.ndarray, temperature: float = 1.0) -> np.ndarray:
     """Return log softmax(logits / T) in float64, [n, classes]."""
     scaled = logits.astype(np.float64) / temperature

@@ -17,8 +17,11 @@ from rayft.config import RunConfig, is_auto
 from rayft.data.dataset import Dataset
 from rayft.data.notices import accuracy_notice
 from rayft.data.objective import make_objective
+from rayft.data.picture import decode_picture
 from rayft.data.pipeline import find_undecodable
+from rayft.data.views import answer_views, tta_record
 from rayft.errors import DataError
+from rayft.evaluation.calibration import as_probabilities
 from rayft.learn.batches import Batches
 from rayft.learn.checkpoint import Checkpoints, Position
 from rayft.learn.digest import digest
@@ -31,11 +34,12 @@ from rayft.learn.place import Place
 from rayft.learn.remarks import start_notices
 from rayft.learn.schedule import learning_rate
 from rayft.learn.settle import settle_batch_size, settle_rate
-from rayft.learn.step import Task, state_variables
+from rayft.learn.step import Forward, Task, state_variables
 from rayft.learn.training import Training
 from rayft.model.layers import portable
 from rayft.model.network import Network, build_network, describe_blocks
-from rayft.package import write_package
+from rayft.package.golden import Golden, choose_rows
+from rayft.package.write import write_package
 from rayft.prefix.decide import Decision
 from rayft.prefix.prepare import Prefix, prepare_prefix
 from rayft.runs import BATCH_SIZE, RATE, RunFolder, with_choices
@@ -275,24 +279,44 @@ class _Session:
         return FinalEvaluation(metrics, calibration) if self.place.is_chief else None
 
     def _write_package(self, where: Storage, metrics: dict[str, float], calibration: dict[str, Any]) -> None:
+        # The best epoch may lie in an earlier phase; what stayed fixed to the end was fixed there too.
+        network = self.network.in_last_phase()
+        sizes = {split: size for split in ("train", "validation", "test") if (size := self.dataset.size(split))}
+        golden_split = next(split for split in ("validation", "test", "train") if split in sizes)
         with tempfile.TemporaryDirectory(prefix="rayft-package-") as scratch:
             local = Path(scratch) / "package"
             write_package(
                 local,
-                model=portable(self.network.model),
+                model=portable(network.model),
                 config=self.config,
                 labels=self.dataset.labels,
                 multi_label=self.dataset.multi_label,
-                image_size=self.network.image_size,
-                licence=self.network.licence,
+                image_size=network.image_size,
+                licence=network.licence,
                 metrics=metrics,
                 dataset_fingerprint=self.dataset.fingerprint,
-                blocks_frozen=[block.name for block in self.network.blocks[: self.network.frozen_depth]],
-                blocks=describe_blocks(self.network),
+                blocks_frozen=[block.name for block in network.blocks[: network.frozen_depth]],
+                blocks=describe_blocks(network),
                 calibration=calibration,
+                golden=self._golden(network, golden_split, calibration["temperature"]),
+                golden_split=golden_split,
+                examples=sizes,
+                boundary=network.boundary_name,
             )
             where.delete()
             where.upload_folder(local)
+
+    def _golden(self, network: Network, split: str, temperature: float) -> Golden:
+        """Answer a few examples as ``evaluate`` does."""
+        rows = self.dataset.split(split)["row"].to_numpy()
+        inputs = self.dataset.reader.read(rows[choose_rows(len(rows))])
+        images = [
+            decode_picture(tf.constant(encoded), network.image_size, self.config.data.channels) for encoded in inputs
+        ]
+        # The task's own may begin behind the prefix cache.
+        logits = answer_views(Forward(network), tf.stack(images), tta_record(self.config)).numpy()
+        probabilities = as_probabilities(logits, temperature, multi_label=self.dataset.multi_label)
+        return Golden(tuple(inputs), probabilities)
 
 
 class _Chief:

@@ -78,6 +78,18 @@ class Network:
         frozen = phase.batch_norm == "frozen" or (phase.batch_norm == "auto" and self.pretrained)
         return not frozen and self.adapter is None
 
+    def in_last_phase(self) -> Network:
+        """Describe the model as its last phase sees it; unlike ``at``, leaves what trains as it is."""
+        last = len(self.phases) - 1
+        depth = self.phases[last].depth
+        tensor = find_boundary(self.model, self.blocks, depth)
+        return replace(self, phase=last, frozen_depth=depth, boundary=tensor)
+
+    @property
+    def boundary_name(self) -> str | None:
+        """Name of the layer or operation whose output is the boundary; None without one."""
+        return None if self.boundary is None else self.boundary._keras_history.operation.name
+
     def split(self) -> tuple[keras.Model, keras.Model] | None:
         """Return (prefix, suffix), sharing the model's weights, or None without a boundary."""
         return None if self.boundary is None else split_model(self.model, self.boundary)

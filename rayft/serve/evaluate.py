@@ -42,6 +42,7 @@ def evaluate(
     split: str | None = None,
     output: str | PathLike[str] | None = None,
     overrides: tuple[str, ...] = (),
+    registry: str | PathLike[str] | None = None,
     on_progress: Callable[[dict[str, Any]], None] = lambda state: None,
 ) -> dict[str, Any]:
     """Return the metrics of a package on labelled examples.
@@ -50,11 +51,12 @@ def evaluate(
     ``validation`` of the training source is what training validated on.
 
     Args:
-        model: Folder of a package or of a run.
+        model: As of ``rayft.serve.predictor.load``.
         data: Any source that ``data.source`` allows; labels are matched by name.
         split: all, train, validation or test; test where the data names it, else all, if not given.
         output: Folder that receives ``predictions.arrow``, ``metrics.json`` and ``report.html``.
         overrides: ``data.field=value``.
+        registry: As of ``rayft.serve.predictor.load``.
         on_progress: Receives the phase.
 
     Returns:
@@ -71,7 +73,7 @@ def evaluate(
         target.check_writable()
     on_progress({"phase": "loading the package"})
     with native_start_up():
-        predictor = load(model)
+        predictor = load(model, registry)
     if predictor.multi_label:
         raise PackageError(
             f"{fspath(model)} answers with several labels for a picture; `evaluate` measures one.",

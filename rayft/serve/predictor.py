@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
@@ -16,10 +16,14 @@ from rayft.data.picture import decode_picture
 from rayft.data.scan import problem_of
 from rayft.data.views import answer_views
 from rayft.errors import DataError, PackageError
-from rayft.evaluation.calibration import log_probabilities
-from rayft.package import RECORD_FILE, Package, read_package
+from rayft.evaluation.calibration import as_probabilities
+from rayft.model.blocks import split_model
+from rayft.model.fold import fold_batch_norm
+from rayft.package.read import Package, read_package
+from rayft.package.record import RECORD_FILE
+from rayft.package.seal import GOLDEN_FILE
+from rayft.registry.locate import located
 from rayft.serve.answers import PRESENT
-from rayft.storage import Storage
 
 
 @dataclass(frozen=True)
@@ -39,33 +43,26 @@ class Prediction:
     labels: tuple[str, ...] = ()
 
 
-def load(model: str | PathLike[str]) -> Predictor:
-    """Load the predictor of a package or of a finished run.
+def load(model: str | PathLike[str], registry: str | PathLike[str] | None = None) -> Predictor:
+    """Load the predictor of a package.
 
     Args:
-        model: Folder of the package or of the run; a local path or a pyarrow filesystem URI.
+        model: Folder or archive of a package, or folder of a run, as local path or pyarrow filesystem URI; or
+            ``name``, ``name@version``, ``name@alias`` in the registry.
+        registry: Path or URI of the registry; ``./registry`` if not given.
 
     Raises:
         PackageError: There is no package, or it is damaged.
+        RegistryError: The registry has no such model or version.
         StorageError: The place cannot be read.
     """
-    return Predictor(open_package(model))
+    return Predictor(open_package(model, registry))
 
 
-def open_package(model: str | PathLike[str]) -> Package:
+def open_package(model: str | PathLike[str], registry: str | PathLike[str] | None = None) -> Package:
     """Open what ``load`` loads."""
-    storage = Storage.open(model)
-    folder = next((place for place in (storage, storage / "package") if (place / RECORD_FILE).exists()), None)
-    if folder is None:
-        raise PackageError(
-            f"{storage} holds no package: neither {RECORD_FILE} nor package/{RECORD_FILE} is there.",
-            "Give the folder of a package, or of a finished run.",
-        )
-    if folder.is_local:
-        return read_package(folder.root)
-    with tempfile.TemporaryDirectory() as local:
-        folder.download_folder(local)
-        return read_package(local)
+    with located(model, registry) as found:
+        return read_package(found.folder)
 
 
 class Predictor:
@@ -73,6 +70,16 @@ class Predictor:
 
     Args:
         package: The opened package.
+
+    Attributes:
+        labels: Names of the classes.
+        record: Everything in package.json.
+        identity: The sha256 of the package's manifest.
+        multi_label: Whether a picture may have any number of the classes.
+        prefix: Maps images float32 [b, H, W, C] in 0..255 to the activations behind the frozen blocks. Packages of
+            one ``prefix_hash`` have the same. None where nothing was frozen, and with test-time augmentation.
+        suffix: Maps what the prefix gives (images where there is none) to logits [b, classes].
+        prefix_hash: Identifies the prefix; None without one.
     """
 
     def __init__(self, package: Package) -> None:
@@ -81,14 +88,29 @@ class Predictor:
         self.record = package.record
         shape = (*package.image_size, package.channels)
         self.temperature = _temperature(package)
-        model = _without_softmax(package)
-        # Packages of earlier versions know nothing of views.
+        self.identity = package.identity
+        images = tf.TensorSpec((None, *shape), tf.float32)
+        prefix, suffix = None, _without_last(package)
+        if package.boundary is not None:
+            parts = split_model(suffix, package.boundary)
+            prefix, suffix = fold_batch_norm(parts[0]), parts[1]
+
+        def logits(x: tf.Tensor) -> tf.Tensor:
+            return suffix(x if prefix is None else prefix(x, training=False), training=False)
+
         views = package.record["preprocessing"].get("tta")
-        # Traced once, for every batch size.
-        self._network = tf.function(
-            lambda images: answer_views(lambda view: model(view, training=False), images, views),
-            input_signature=[tf.TensorSpec((None, *shape), tf.float32)],
-        )
+        # All in one graph, traced once for every batch size.
+        self._network = tf.function(lambda x: answer_views(logits, x, views), input_signature=[images])
+        self.prefix: Callable[[tf.Tensor], tf.Tensor] | None = None
+        self.suffix: Callable[[tf.Tensor], tf.Tensor] = self._network
+        self.prefix_hash: str | None = None
+        # Behind the prefix there is no picture left to take views of.
+        if prefix is not None and views is None:
+            entry = suffix.inputs[0]
+            self.prefix = _compiled(prefix, images)
+            self.suffix = _compiled(suffix, tf.TensorSpec((None, *entry.shape[1:]), entry.dtype))
+            self.prefix_hash = package.record["prefix"]["hash"]
+        self._golden, self._tolerance = package.golden, package.tolerance
         self._decode = tf.function(
             lambda encoded: decode_picture(encoded, package.image_size, package.channels),
             input_signature=[tf.TensorSpec((), tf.string)],
@@ -98,9 +120,38 @@ class Predictor:
         self._max_pixels = package.max_pixels
 
     @classmethod
-    def load(cls, model: str | PathLike[str]) -> Predictor:
+    def load(cls, model: str | PathLike[str], registry: str | PathLike[str] | None = None) -> Predictor:
         """Do what ``load`` of this module does."""
-        return load(model)
+        return load(model, registry)
+
+    def replay_golden(self) -> float:
+        """Answer the package's golden examples; returns the largest difference of a probability.
+
+        Raises:
+            PackageError: It is above what the package allows: this machine computes otherwise than evaluation.
+        """
+        answers = np.stack([answer.probabilities for answer in self.predict(self._golden.inputs)])
+        differences = np.abs(answers - self._golden.probabilities).max(axis=1)
+        worst = int(np.argmax(np.where(np.isnan(differences), np.inf, differences)))
+        if not differences[worst] <= self._tolerance:
+            raise PackageError(
+                f"Golden example {worst} of {GOLDEN_FILE} differs by {differences[worst]:.2g} from evaluation; "
+                f"{self._tolerance:.0e} is allowed.",
+                "Use the versions that package.json names under lineage, or package the network anew.",
+            )
+        return float(differences[worst])
+
+    def measure_latency_ms(self, repeats: int = 20) -> float:
+        """Return the median time of one golden picture, from bytes to answer, in milliseconds."""
+        picture = [self._golden.inputs[0]]
+        # The first call traces the graph.
+        self.predict(picture)
+        seconds = []
+        for _ in range(repeats):
+            start = time.perf_counter()
+            self.predict(picture)
+            seconds.append(time.perf_counter() - start)
+        return float(np.median(seconds) * 1e3)
 
     def predict(
         self,
@@ -136,12 +187,8 @@ class Predictor:
         Raises:
             DataError: The shape is another.
         """
-        logits = self.logits(images)
-        if self.multi_label:
-            probabilities = 1 / (1 + np.exp(-logits.astype(np.float64)))
-        else:
-            probabilities = np.exp(log_probabilities(logits, self.temperature))
-        return [self._answer(row) for row in probabilities.astype(np.float32)]
+        probabilities = as_probabilities(self.logits(images), self.temperature, multi_label=self.multi_label)
+        return [self._answer(row) for row in probabilities]
 
     def logits(self, images: np.ndarray) -> np.ndarray:
         """Return what the network says before softmax and temperature, float [n, classes].
@@ -203,7 +250,7 @@ def _temperature(package: Package) -> float:
     return float(found)
 
 
-def _without_softmax(package: Package) -> keras.Model:
+def _without_last(package: Package) -> keras.Model:
     last = package.model.layers[-1]
     kind = keras.layers.Activation if package.multi_label else keras.layers.Softmax
     if not isinstance(last, kind):
@@ -212,3 +259,7 @@ def _without_softmax(package: Package) -> keras.Model:
             "Write the package with rayft.",
         )
     return keras.Model(package.model.inputs[0], last.input)
+
+
+def _compiled(function: Callable[..., tf.Tensor], spec: tf.TensorSpec) -> Callable[[tf.Tensor], tf.Tensor]:
+    return tf.function(lambda x: function(x, training=False), input_signature=[spec])

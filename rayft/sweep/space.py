@@ -31,6 +31,7 @@ _FIXED = {
     "data.split_seed": "trials are compared on the same examples",
     "data.on_bad": "trials are compared on the same examples",
     "data.max_pixels": "trials are compared on the same examples",
+    "registry": "only the best trial is registered",
     "train.metric": "trials are compared by one metric; set sweep.metric",
 }
 _LAST_BOUNDARIES = 3

@@ -131,6 +131,7 @@ def summary(result: dict[str, Any], folder: str) -> str:
         f"final    {format_metrics(result['final'])}",
         f"folder   {folder}",
         f"package  {result['package']}",
+        *([f"version  {result['registered']}"] if "registered" in result else []),
         f"next     rayft predict {folder} PICTURE",
     ]
     if result.get("already_finished"):

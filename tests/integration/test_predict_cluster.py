@@ -1,16 +1,18 @@
 """`rayft predict` over Ray Data gives the answers of one process, in the same order."""
 
+import io
 import json
 
 import keras
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from golden_examples import golden_examples
 from PIL import Image
 from running import Command
 
 from rayft.config import parse_config
-from rayft.package import write_package
+from rayft.package.write import write_package
 
 LABELS = ("red", "green", "blue")
 
@@ -21,9 +23,13 @@ def home(tmp_path_factory):
     keras.utils.set_random_seed(0)
     image = keras.Input((8, 8, 3))
     logits = keras.layers.Dense(3)(keras.layers.Flatten()(keras.layers.Rescaling(1 / 255)(image)))
+    model = keras.Model(image, logits)
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 8), (90, 80, 70)).save(buffer, "PNG")
     write_package(
         home / "package",
-        model=keras.Model(image, logits),
+        model=model,
+        golden=golden_examples(model, [buffer.getvalue()], (8, 8), 2.0),
         config=parse_config({"name": "colours", "data": {"source": "x"}}),
         labels=LABELS,
         image_size=(8, 8),

@@ -2,13 +2,15 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from golden_examples import golden_examples, picture
 
 from rayft.config import parse_config
 from rayft.data.augment import augment
 from rayft.data.views import average_views, make_views, tta_record
 from rayft.learn.step import Task
 from rayft.model.network import build_network
-from rayft.package import read_package, write_package
+from rayft.package.read import read_package
+from rayft.package.write import write_package
 from rayft.serve.predictor import Predictor
 
 IMAGES = tf.constant(np.random.default_rng(0).uniform(0, 255, (3, 8, 8, 3)), tf.float32)
@@ -97,12 +99,18 @@ def test_the_package_serves_what_was_evaluated(tmp_path):
         metrics={},
         dataset_fingerprint="0" * 64,
         blocks_frozen=[],
+        golden=golden_examples(network.model, [picture()], (8, 8), views=tta_record(config)),
+        boundary="head_flatten",
     )
     predictor = Predictor(read_package(tmp_path / "package"))
     served = np.stack([each.probabilities for each in predictor.predict_images(IMAGES.numpy())])
     np.testing.assert_allclose(served, evaluated, atol=1e-5)
     plain = tf.nn.softmax(network.model(IMAGES)).numpy()
     assert np.abs(served - plain).max() > 1e-3
+    assert predictor.replay_golden() < 1e-5
+    # What answers from activations would leave the views out.
+    assert (predictor.prefix, predictor.prefix_hash) == (None, None)
+    np.testing.assert_allclose(tf.nn.softmax(predictor.suffix(IMAGES)), evaluated, atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 import tensorflow as tf
+from golden_examples import golden_examples
 from PIL import Image
 
 import rayft
@@ -22,7 +23,7 @@ from rayft.learn.gather import make_gather
 from rayft.learn.step import Task
 from rayft.model.layers import portable
 from rayft.model.network import build_network, describe_blocks
-from rayft.package import write_package
+from rayft.package.write import write_package
 from rayft.serve.predictor import load
 from rayft.storage import Storage
 
@@ -75,6 +76,9 @@ def run(tmp_path_factory):
             blocks_frozen=[],
             blocks=describe_blocks(network),
             calibration=last.calibration,
+            golden=golden_examples(
+                network.model, dataset.reader.read(np.arange(3)), (8, 8), last.calibration["temperature"]
+            ),
         )
         yield SimpleNamespace(
             home=home, config=config, dataset=dataset, task=task, batches=batches, last=last, folder=home / "run"

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from golden_examples import golden_examples, picture
 from test_learn_step import CLASSES, SIDE, backbone, make_batch, make_config  # noqa: F401
 
 from rayft.config import DistillConfig, parse_config
@@ -13,7 +14,7 @@ from rayft.errors import ConfigError
 from rayft.learn.distill import Teacher, distillation_loss
 from rayft.learn.step import Task, frozen_variables
 from rayft.model.network import build_network
-from rayft.package import write_package
+from rayft.package.write import write_package
 
 LABELS = ("ant", "bee", "cat")
 
@@ -38,6 +39,7 @@ def package_of(folder, network, labels):
         metrics={},
         dataset_fingerprint="0",
         blocks_frozen=[],
+        golden=golden_examples(network, [picture(4)], (4, 4)),
     )
     return str(folder)
 

@@ -90,6 +90,16 @@ def test_an_earlier_best_is_restored_with_the_weights_it_had(backbone):  # noqa:
             np.testing.assert_array_equal(np.array(ours), np.array(theirs))
 
 
+def test_an_early_network_names_what_stays_frozen_to_the_end(backbone):  # noqa: F811
+    schedule = [{"epoch": 0, "depth": "all"}, {"epoch": 1, "depth": 1}]
+    network = build_network(make_config(backbone, freeze={"depth": 1, "schedule": schedule}), CLASSES)
+    trained = [variable.path for variable in network.model.trainable_variables]
+    last = network.in_last_phase()
+    assert (network.frozen_depth, last.frozen_depth, last.phase) == (2, 1, 1)
+    assert [variable.path for variable in network.model.trainable_variables] == trained
+    assert last.boundary_name == network.at(1).boundary_name != network.boundary_name
+
+
 def test_an_average_goes_on_through_the_phases(backbone):  # noqa: F811
     training = make_training(backbone, train={"swa": {"start_fraction": 0}})
     ends = []

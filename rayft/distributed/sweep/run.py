@@ -21,6 +21,7 @@ from rayft.distributed.sweep.reap import reap_placement_groups
 from rayft.distributed.sweep.trial import TrialContext
 from rayft.distributed.sweep.tuner import run_tuner
 from rayft.errors import DataError, RayftError, RunFailed, RunInterrupted, StorageError
+from rayft.registry.result import register_run
 from rayft.report.sweep import write_sweep_report
 from rayft.runs import RunFolder
 from rayft.sweep.choose import mode_of, sweep_metric
@@ -84,7 +85,7 @@ def sweep(
     if not fresh and (before := folder.run.result()) and before["status"] == "finished":
         stored = folder.run.stored_config()
         if stored is not None and stored.sweep == config.sweep:
-            return {**before, "already_finished": True}
+            return {**register_run(folder.run, config, before), "already_finished": True}
     everything = prepare_dataset(config, lambda state: on_standing(Standing(state["phase"])))
     if everything.size("validation") == 0:
         raise DataError(
@@ -102,7 +103,7 @@ def sweep(
     folder.run.write_result(result)
     write_sweep_report(folder, config, space)
     tidy_up(folder, config)
-    return result
+    return register_run(folder.run, config, result)
 
 
 def _search(

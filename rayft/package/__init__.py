@@ -1,0 +1,1 @@
+"""The package: a sealed folder that holds a trained network and all it takes to use it."""
