@@ -22,7 +22,6 @@ __all__ = [
     "train",
     "validate",
     "verify",
-    ,
 ]
 
 
