@@ -63,7 +63,7 @@ class Estimate:
         lines = [
             f"The whole run takes about {_show(self.total_s)}: {shares}.",
             f"An epoch takes about {_show(self.epoch_s)}, a step {1e3 * self.step_s:.1f} ms; measured in one "
-            f"process here, but for {START_AND_END_S:.0f} s that Ray and its processes usually take.",
+            f"process here, but for {START_AND_END_S:.0f} s that Ray and its processes take on an idle machine.",
             f"A checkpoint takes {show_size(self.checkpoint_bytes)}, the run {show_size(self.disk_bytes)} on its "
             f"storage; a worker needs about {show_size(self.worker_bytes)} of memory.",
         ]
