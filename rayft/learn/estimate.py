@@ -15,7 +15,7 @@ from rayft.screen import format_duration
 
 # Ray, worker processes and their imports, then their end; stated, since a probe starts none of them.
 START_AND_END_S = 25.0
-# A worker's allocator keeps some memory that it does not use; measured runs stayed within this.
+# A worker's allocator keeps some memory that it does not use; chosen, not measured.
 MEMORY_MARGIN = 1.25
 # The best checkpoint is kept besides the latest ones, and one is being written.
 CHECKPOINTS_BESIDES = 2
