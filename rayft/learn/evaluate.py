@@ -27,14 +27,16 @@ def make_evaluate(task: Task, classes: int, alive: Callable[[], None] = lambda: 
     def batch_sums(batch: dict[str, tf.Tensor]) -> tf.Tensor:
         return kind.metric_sums(batch["label"], task.answer(batch), batch["weight"])
 
-    @tf.function
+    @tf.function(autograph=False)
     def run_batches(iterator: tf.data.Iterator, count: tf.Tensor) -> tf.Tensor:
-        sums = tf.zeros([size], tf.float64)
-        for _ in tf.range(count):
-            sums += tf.ensure_shape(strategy.run(batch_sums, args=(next(iterator),)), [size])
-        return sums
+        def add(index: tf.Tensor, sums: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            own = strategy.run(batch_sums, args=(iterator.get_next(),))
+            return index + 1, sums + tf.ensure_shape(own, [size])
 
-    @tf.function
+        start = (tf.constant(0), tf.zeros([size], tf.float64))
+        return tf.while_loop(lambda index, _: index < count, add, start)[1]
+
+    @tf.function(autograph=False)
     def over_replicas(sums: tf.Tensor) -> tf.Tensor:
         return strategy.run(task.all_reduce, args=(sums,))
 

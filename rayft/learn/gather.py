@@ -31,9 +31,9 @@ def make_gather(task: Task, *, rank: int, alive: Callable[[], None] = lambda: No
         # Each replica adds zeros to the others' rows, so the sum is exact.
         return task.all_reduce(tf.where(is_mine, logits[None], tf.zeros((), logits.dtype)))
 
-    @tf.function
+    @tf.function(autograph=False)
     def run_batch(iterator: tf.data.Iterator) -> tf.Tensor:
-        return strategy.run(of_all, args=(next(iterator),))
+        return strategy.run(of_all, args=(iterator.get_next(),))
 
     def gather(batches: tf.data.Dataset, out: np.ndarray | None, examples: int) -> None:
         # The shares of evaluation_batches: contiguous, one a replica.

@@ -119,12 +119,15 @@ def compile_steps(task: Task) -> Callable:
     """
     strategy = task.strategy
 
-    @tf.function
+    # AutoGraph takes seconds to find that our own functions need no conversion; those of the user may.
+    @tf.function(autograph=task.runs_own_code)
     def run_steps(iterator: tf.data.Iterator, count: tf.Tensor, signals: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        losses = tf.TensorArray(tf.float64, size=count)
-        for index in tf.range(count):
-            loss = strategy.run(task.run_step, args=(next(iterator),))
-            losses = losses.write(index, tf.cast(loss, tf.float64))
+        def take(index: tf.Tensor, losses: tf.TensorArray) -> tuple[tf.Tensor, tf.TensorArray]:
+            loss = strategy.run(task.run_step, args=(iterator.get_next(),))
+            return index + 1, losses.write(index, tf.cast(loss, tf.float64))
+
+        start = (tf.constant(0), tf.TensorArray(tf.float64, size=count))
+        _, losses = tf.while_loop(lambda index, losses: index < count, take, start)
         return losses.stack(), strategy.run(task.all_reduce, args=(signals,))
 
     return run_steps

@@ -208,6 +208,12 @@ class Task:
         self.loss_scale.scale.assign(earlier.loss_scale.scale)
         self.loss_scale.good_steps.assign(earlier.loss_scale.good_steps)
 
+    @property
+    def runs_own_code(self) -> bool:
+        """Whether a step, loss or optimizer of the user's own is part of a step."""
+        config = self._config
+        return config.train.step is not None or ":" in config.train.loss or ":" in config.optim.name
+
     def run_step(self, batch: Batch) -> tf.Tensor:
         """Run the configured step on this replica's slice; returns the global mean loss, a scalar."""
         if self.parts == 1 and not self._rho:
