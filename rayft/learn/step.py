@@ -30,6 +30,10 @@ Batch = dict[str, tf.Tensor]
 Step = Callable[["Task", Batch], tf.Tensor]
 
 
+# AutoGraph, which converts steps of the user's own and what they call, finds nothing to convert here, slowly.
+_as_written = tf.autograph.experimental.do_not_convert
+
+
 def train_step(task: Task, batch: Batch) -> tf.Tensor:
     """Take one optimizer step; the default of ``train.step``.
 
@@ -69,6 +73,7 @@ class Forward:
         if self.prefix is not None:
             self.prefix.set_weights(fold_batch_norm(self._frozen).get_weights())
 
+    @_as_written
     def __call__(self, images: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Map images [b, H, W, C] in [0, 255], or with the prefix cache activations, to logits [b, classes]."""
         features = images if self.prefix is None else self.prefix(images, training=False)
@@ -297,6 +302,7 @@ class Task:
         finally:
             self._collected = None
 
+    @_as_written
     def logits(self, batch: Batch, training: bool = False) -> tf.Tensor:
         """Return the logits float [b, classes] of a batch of pictures or of cached activations."""
         return self.model(batch["features"] if "features" in batch else batch["image"], training=training)
@@ -329,6 +335,7 @@ class Task:
         mean_part = tf.reduce_sum(each * weight) / tf.cast(batch["count"], each.dtype)
         return mean_part + tf.cast(self.model.penalty, each.dtype) / (self.num_replicas * self.parts)
 
+    @_as_written
     def minimize(self, tape: tf.GradientTape, loss: tf.Tensor) -> tf.Tensor:
         """Differentiate, sum over replicas, clip, update; returns the loss summed over replicas."""
         scale = tf.cast(self.loss_scale.scale.value, loss.dtype)
@@ -339,6 +346,7 @@ class Task:
         """The TensorFlow variables behind ``variables``, as a tape watches them."""
         return [variable.value for variable in self.variables]
 
+    @_as_written
     def apply(self, gradients: list[tf.Tensor | None], loss: tf.Tensor) -> tf.Tensor:
         """Sum gradients and loss over replicas in one collective, then clip and update.
 
