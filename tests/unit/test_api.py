@@ -82,7 +82,7 @@ def test_loading_from_a_script_prints_nothing_but_its_error():
     code = """
 import rayft
 try:
-    rayft.load('nowhere')
+    rayft.load('./nowhere')
 except rayft.RayftError as error:
     print(type(error).__name__)"""
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

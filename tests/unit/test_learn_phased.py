@@ -70,7 +70,7 @@ def test_each_phase_trains_its_blocks_alone(backbone):  # noqa: F811
     assert sizes == [(2, True), (5, True), (8, False)]
 
 
-@pytest.mark.parametrize("optimizer", ["adam", "lamb"])
+@pytest.mark.parametrize("optimizer", ["adam", pytest.param("lamb", marks=pytest.mark.full)])
 def test_a_run_resumed_in_any_phase_ends_bit_for_bit_the_same(backbone, optimizer):  # noqa: F811
     changes = {"optim": {"name": optimizer, "learning_rate": 0.01}, "train": {"ema": {"decay": 0.5}}}
     whole = train(make_training(backbone, **changes))
