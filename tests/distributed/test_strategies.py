@@ -19,7 +19,7 @@ from running import make_home
 HERE = Path(__file__).parent
 SIDE = 16
 TOLERANCE = 1e-9
-PATIENCE_S = 400
+PATIENCE_S = 580
 BASE = {
     "data.source": "data",
     "data.global_batch_size": 8,
@@ -73,6 +73,16 @@ CASES = {
     "scale and shift": {"model.adapter.kind": "bias", "model.adapter.norm": True, "freeze.batch_norm": "frozen"},
     "distillation": {"train.distill.teacher": "teacher.keras"},
 }
+# Those that meet the most code together; the others on demand.
+ALWAYS = {
+    "plain",
+    "layer decay",
+    "SAM, accumulation, EMA, Lamb",
+    "gradual, EMA, L2-SP",
+    "head first, Lamb, SWA",
+    "LoRA",
+}
+NAMES = [pytest.param(name, marks=[] if name in ALWAYS else pytest.mark.full) for name in CASES]
 
 
 def tree_of(changes):
@@ -104,15 +114,17 @@ def home(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def traces(home):
-    """Return the traces of all cases, by number of workers."""
+def traces(home, request):
+    """Return the traces of the cases that were asked for, by number of workers."""
+    asked = {item.callspec.params["name"] for item in request.session.items if item.path == Path(__file__)}
+    cases = {name: tree_of(changes) for name, changes in CASES.items() if name in asked | {"plain"}}
     processes = {}
     try:
         for count in (1, 2):
             (home / str(count)).mkdir()
             addresses = free_addresses(count)
             for rank in range(count):
-                processes[count, rank] = start(home, count, rank, addresses)
+                processes[count, rank] = start(home, count, rank, addresses, cases)
         for key, process in processes.items():
             out, _ = process.communicate(timeout=PATIENCE_S)
             assert process.returncode == 0, f"rank {key[1]} of {key[0]}:\n{out[-5000:]}"
@@ -124,13 +136,13 @@ def traces(home):
     return {count: pickle.loads((home / str(count) / "traces.pickle").read_bytes()) for count in (1, 2)}
 
 
-def start(home, count, rank, addresses):
+def start(home, count, rank, addresses, cases):
     setting = {
         "rank": rank,
         "addresses": addresses,
         "folder": str(home / str(count)),
         "side": SIDE,
-        "cases": {name: tree_of(changes) for name, changes in CASES.items()},
+        "cases": cases,
     }
     path = os.pathsep.join([str(HERE.parent), str(HERE.parents[1])])
     return subprocess.Popen(
@@ -153,7 +165,7 @@ def free_addresses(count):
     return addresses
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", NAMES)
 def test_one_worker_and_two_train_the_same_network(name, traces):
     one, two = traces[1][name], traces[2][name]
     assert len(one.losses) > 1
@@ -163,13 +175,13 @@ def test_one_worker_and_two_train_the_same_network(name, traces):
     assert two.same_on_all_ranks
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", NAMES)
 def test_a_run_cut_in_the_middle_and_resumed_is_the_uninterrupted_one(name, traces):
     assert traces[1][name].resumed_equal
     assert traces[2][name].resumed_equal
 
 
-@pytest.mark.parametrize("name", [name for name in CASES if name != "plain"])
+@pytest.mark.parametrize("name", NAMES[1:])
 def test_a_strategy_changes_the_run(name, traces):
     plain, trace = traces[1]["plain"], traces[1][name]
     same = (trace.losses, trace.metrics) == (plain.losses, plain.metrics)
