@@ -145,7 +145,7 @@ CASES = {
     ),
     "cut-off table": (_cut_table, [TABLE], ["data.parquet"]),
     "text as table": (_write("data.parquet", b"hello"), [TABLE], ["data.parquet"]),
-    "empty table": (lambda home: _save(home, {"image": [], "label": []}), [TABLE], ["image"]),
+    "empty table": (lambda home: _save(home, {"image": [], "label": []}), [TABLE], ["holds no rows", "examples"]),
     "more workers than examples": (_good, ["cluster.workers=20"], ["20", "cluster.workers"]),
     # Storage.
     "storage is a file": (_storage_is_a_file, ["storage=store"], ["store"]),
