@@ -80,6 +80,7 @@ def test_an_error_in_training_ends_the_run_without_a_retry(overrides, parts, hom
     assert result(home / "runs" / "run")["status"] == "failed"
 
 
+@pytest.mark.full
 def test_a_worker_that_always_dies_fails_the_run_after_the_allowed_restarts(home):
     (home / "fault.txt").write_text("die")
     command = _run(home, WATCHED, "cluster.max_failures=1")
