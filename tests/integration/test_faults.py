@@ -92,6 +92,7 @@ def test_a_worker_that_always_dies_fails_the_run_after_the_allowed_restarts(home
     assert len({pid for _, _, pid, _ in steps_log(home)}) in (2, 4)
 
 
+@pytest.mark.full
 def test_a_finished_run_is_left_alone_until_it_is_started_afresh(home):
     assert _run(home, "train.epochs=1").process.returncode == 0
     folder = home / "runs" / "run"
