@@ -28,6 +28,7 @@ LAYERS = {
     "rayft.registry": PLAIN,
     "rayft.serve.answers": PLAIN,
     "rayft.serve.batch": TENSORFLOW,
+    "rayft.serve.contract": PLAIN,
     "rayft.serve.evaluate": TENSORFLOW,
     "rayft.serve.predictor": TENSORFLOW,
     "rayft.distributed": RAY,
