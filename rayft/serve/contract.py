@@ -17,18 +17,24 @@ class RequestError(RayftError):
     Args:
         problem: The value received and what is allowed.
         fix: The remedy, as an instruction.
-        status: HTTP status: 400, 401, 403, 404, 408, 413, 415, 422, 429 or 503.
+        status: HTTP status: 400, 401, 403, 404, 405, 408, 413, 415, 422, 429 or 503.
+        retry_after_s: After how long the same request may succeed; with 429 and 503 alone.
     """
 
-    def __init__(self, problem: str, fix: str, status: int = 400) -> None:
+    def __init__(self, problem: str, fix: str, status: int = 400, retry_after_s: float | None = None) -> None:
         super().__init__(problem, fix)
-        # All three must be arguments, or the error would not pickle.
-        self.args = (problem, fix, status)
+        # All must be arguments, or the error would not pickle.
+        self.args = (problem, fix, status, retry_after_s)
 
     @property
     def status(self) -> int:
         """The HTTP status."""
         return self.args[2]
+
+    @property
+    def retry_after_s(self) -> float | None:
+        """Seconds after which a client may try again."""
+        return self.args[3]
 
     def __str__(self) -> str:
         return f"{self.args[0]}\n  fix: {self.args[1]}"
@@ -109,7 +115,9 @@ class Engine(Protocol):
                 shape; 413 too many pixels; 429 the queue is full; 503 not ready; 408 the deadline has passed.
         """
 
-    async def explain(self, name: str, version: str | None, picture: bytes, label: str | None) -> bytes:
+    async def explain(
+        self, name: str, version: str | None, picture: bytes, label: str | None, *, deadline: float
+    ) -> bytes:
         """Return a PNG of the picture under a heat map of what speaks for a class (Grad-CAM).
 
         Args:
@@ -117,6 +125,7 @@ class Engine(Protocol):
             version: A served version; None for the one that is served.
             picture: Encoded.
             label: The class; None for the most probable one.
+            deadline: As for ``answer``.
 
         Raises:
             RequestError: As ``answer``; 404 too for a class that the model does not know.
