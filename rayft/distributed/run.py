@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import time
 from typing import Any
@@ -13,12 +14,13 @@ from rayft.data.scan import check_pictures
 from rayft.distributed.cluster import connect
 from rayft.distributed.group import OnProgress, run_group
 from rayft.distributed.worker import run_worker
+from rayft.driver import claimed, require_free
 from rayft.errors import DataError, RayftError
 from rayft.registry.result import register_run
 from rayft.report.run import write_run_report
 from rayft.runs import RunFolder, with_choices
 from rayft.timing import Stopwatch
-from rayft.tracking.events import open_tracking
+from rayft.tracking.events import Tracking, open_tracking
 
 _GROUP = "starting and ending workers"
 
@@ -42,6 +44,7 @@ def train(config: RunConfig, *, fresh: bool = False, on_progress: OnProgress = l
     started, watch = time.perf_counter(), Stopwatch()
     folder = RunFolder.of(config)
     folder.storage.check_writable()
+    require_free(folder.storage)
     if not fresh:
         config = with_choices(config, folder.choices())
         status = folder.status(config)
@@ -52,20 +55,43 @@ def train(config: RunConfig, *, fresh: bool = False, on_progress: OnProgress = l
     # A hook that cannot be imported is found before Ray starts.
     tracking = open_tracking(config, folder)
     on_progress({"phase": "starting Ray"})
-    try:
-        with watch("starting and ending Ray"), connect(config.cluster):
-            folder.begin(config, fresh=fresh)
-            tracking.begin(config)
-            payload = {"config": config.model_dump(), "dataset": dataset}
-            with watch(_GROUP):
-                result = run_group(run_worker, payload, config.cluster, folder.scratch, tracking.observe(on_progress))
-    except RayftError as error:
-        left = _left(config, error, time.perf_counter() - started)
-        tracking.end(left["status"], left)
-        _leave(folder, error, left)
-        raise
-    timing = _merge(watch.seconds(), result["timing_s"])
-    result = {**result, "wall_s": round(time.perf_counter() - started, 3), "timing_s": timing}
+    with contextlib.ExitStack() as claim:
+        begun = False
+        try:
+            with watch("starting and ending Ray"), connect(config.cluster):
+                require_free(folder.storage)
+                folder.begin(config, fresh=fresh)
+                claim.enter_context(claimed(folder.storage))
+                begun = True
+                tracking.begin(config)
+                payload = {"config": config.model_dump(), "dataset": dataset}
+                with watch(_GROUP):
+                    result = run_group(
+                        run_worker, payload, config.cluster, folder.scratch, tracking.observe(on_progress)
+                    )
+        except RayftError as error:
+            # What is not this driver's is left as it was.
+            if begun:
+                # A renewed claim would bring back a folder that is removed.
+                claim.close()
+                left = _left(config, error, time.perf_counter() - started)
+                tracking.end(left["status"], left)
+                _leave(folder, error, left)
+            raise
+        timing = _merge(watch.seconds(), result["timing_s"])
+        result = {**result, "wall_s": round(time.perf_counter() - started, 3), "timing_s": timing}
+        return _complete(config, folder, dataset, tracking, result, on_progress)
+
+
+def _complete(
+    config: RunConfig,
+    folder: RunFolder,
+    dataset: Dataset,
+    tracking: Tracking,
+    result: dict[str, Any],
+    on_progress: OnProgress,
+) -> dict[str, Any]:
+    """Write result and report of a run whose package is there, tell the trackers, register it."""
     folder.write_result(result)
     # The report's tables are of one label for each picture.
     if not dataset.multi_label:

@@ -31,6 +31,7 @@ LAYERS = {
     "rayft.serve.contract": PLAIN,
     "rayft.serve.evaluate": TENSORFLOW,
     "rayft.serve.predictor": TENSORFLOW,
+    "rayft.driver": PLAIN,
     "rayft.distributed": RAY,
     "rayft.serve.app": RAY,
     "rayft.api": RAY,

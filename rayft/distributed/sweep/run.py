@@ -20,6 +20,7 @@ from rayft.distributed.sweep.prepare import build_prefix, read_blocks
 from rayft.distributed.sweep.reap import reap_placement_groups
 from rayft.distributed.sweep.trial import TrialContext
 from rayft.distributed.sweep.tuner import run_tuner
+from rayft.driver import claimed, require_free
 from rayft.errors import DataError, RayftError, RunFailed, RunInterrupted, StorageError
 from rayft.registry.result import register_run
 from rayft.report.sweep import write_sweep_report
@@ -80,6 +81,7 @@ def sweep(
     started = time.perf_counter()
     folder = SweepFolder(RunFolder.of(config))
     folder.storage.check_writable()
+    require_free(folder.storage)
     config = config if fresh else _settle_trials(config, folder, more_trials)
     check_space(config, config.sweep.space)
     if not fresh and (before := folder.run.result()) and before["status"] == "finished":
@@ -93,21 +95,34 @@ def sweep(
             "Set data.validation_fraction, or give examples the split validation.",
         )
     on_standing(Standing("starting Ray"))
-    try:
-        with connect(config.cluster):
-            result, space = _search(config, everything, folder, on_standing, fresh)
-    except RayftError as error:
-        _leave(folder, config, error, time.perf_counter() - started)
-        raise
-    result["wall_s"] = round(time.perf_counter() - started, 3)
-    folder.run.write_result(result)
-    write_sweep_report(folder, config, space)
-    tidy_up(folder, config)
-    return register_run(folder.run, config, result)
+    with contextlib.ExitStack() as claim:
+
+        def begin() -> None:
+            require_free(folder.storage)
+            folder.run.begin(config, fresh=fresh)
+            claim.enter_context(claimed(folder.storage))
+
+        try:
+            with connect(config.cluster):
+                result, space = _search(config, everything, folder, on_standing, begin)
+        except RayftError as error:
+            # A renewed claim would bring back a folder that is removed.
+            claim.close()
+            _leave(folder, config, error, time.perf_counter() - started)
+            raise
+        result["wall_s"] = round(time.perf_counter() - started, 3)
+        folder.run.write_result(result)
+        write_sweep_report(folder, config, space)
+        tidy_up(folder, config)
+        return register_run(folder.run, config, result)
 
 
 def _search(
-    config: RunConfig, everything: Dataset, folder: SweepFolder, on_standing: OnStanding, fresh: bool
+    config: RunConfig,
+    everything: Dataset,
+    folder: SweepFolder,
+    on_standing: OnStanding,
+    begin: Callable[[], None],
 ) -> tuple[dict[str, Any], Space]:
     dataset = without_test(everything)
     plan = plan_trials(config, _nodes(), train_size=dataset.size("train"))
@@ -116,7 +131,7 @@ def _search(
     space = config.sweep.space or default_space(blocks)
     check_space(config, space)
     suggest = get_suggest(config.sweep.searcher, space, seed=config.seed, mode=mode_of(sweep_metric(config)))
-    folder.run.begin(config, fresh=fresh)
+    begin()
     build_prefix(config, dataset, space, plan, lambda phase: on_standing(Standing(phase, plan)))
     conductor = Conductor(config, space, folder, suggest, kind=plan.kind, slots=plan.slots)
     context = TrialContext.of(config, dataset, everything, folder, plan.kind)
