@@ -25,7 +25,8 @@ def golden_examples(
 ) -> Golden:
     """Answer pictures with a network that maps images of three channels to logits."""
     images = tf.stack([decode_picture(tf.constant(picture), image_size, 3) for picture in pictures])
-    logits = np.asarray(answer_views(lambda view: model(view, training=False), images, views))
+    answered = answer_views(lambda view: model(view, training=False), images, views, multi_label=multi_label)
+    logits = np.asarray(answered)
     return Golden(tuple(pictures), as_probabilities(logits, temperature, multi_label=multi_label))
 
 

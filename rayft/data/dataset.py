@@ -94,13 +94,14 @@ def open_dataset(config: RunConfig, cache_folder: Path | None = None) -> Dataset
     place = config.data.source
     listing = SOURCES[detect_format(place)](place, config.data.columns, open_cache(config.data, cache_folder))
     names = listing.names.to_pylist()
-    encoded, labels = _encode(listing)
-    targets = Targets.of(pa.chunked_array([encoded]), len(labels))
+    targets, labels = encode_targets(listing)
+    if not targets.is_several and len(labels) < 2:
+        raise DataError(f"All {len(names)} examples have the same label: {labels[0]!r}.", "Give at least two classes.")
     splits = assign_splits(targets, labels, names, listing.splits, listing.groups, config.data)
     examples = pa.table(
         {
             "row": pa.array(np.arange(len(names), dtype=np.int64)),
-            "label": encoded,
+            "label": targets.column(),
             "name": listing.names,
             "split": pa.array(splits.tolist(), pa.string()),
         }
@@ -129,16 +130,17 @@ def join_validation(dataset: Dataset) -> Dataset:
     return replace(dataset, examples=dataset.examples.set_column(where, "split", joined))
 
 
-def _encode(listing: Listing) -> tuple[pa.Array, tuple[str, ...]]:
-    """Return the column ``label`` of the examples, and the name of each class."""
+def encode_targets(listing: Listing) -> tuple[Targets, tuple[str, ...]]:
+    """Number the classes of a source; returns the targets of its examples, and the name of each class.
+
+    Raises:
+        DataError: Labels are missing, or are none.
+    """
     if is_list(listing.labels.type):
-        return encode_label_lists(listing.labels, listing.class_names)
+        lists, labels = encode_label_lists(listing.labels, listing.class_names)
+        return Targets.of(pa.chunked_array([lists]), len(labels)), labels
     encoded, labels = encode_labels(listing.labels, listing.label_names, listing.class_names)
-    if len(labels) < 2:
-        raise DataError(
-            f"All {len(encoded)} examples have the same label: {labels[0]!r}.", "Give at least two classes."
-        )
-    return pa.array(encoded), labels
+    return Targets(encoded, None, len(labels)), labels
 
 
 def drop_rows(dataset: Dataset, rows: list[int]) -> Dataset:

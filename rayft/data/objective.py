@@ -13,7 +13,7 @@ from rayft.errors import ConfigError
 
 METRICS = {
     False: ("accuracy", "top5", "macro_f1", "auc", "log_loss", "ece"),
-    True: ("accuracy", "macro_f1", "auc", "map", "log_loss"),
+    True: ("accuracy", "macro_f1", "auc", "map", "log_loss", "ece"),
 }
 
 
@@ -49,11 +49,6 @@ def make_objective(config: RunConfig, dataset: Dataset) -> Objective:
             f"train.loss is {train.loss}, but pictures have several labels; auto, binary_cross_entropy or "
             "module:function is allowed.",
             "Choose one of these.",
-        )
-    if several and config.evaluate.tta.is_on:
-        raise ConfigError(
-            "evaluate.tta is on, but pictures have several labels; the average of views is one of softmax answers.",
-            "Switch evaluate.tta off.",
         )
     if several and ":" in train.loss and train.class_weights != "none":
         raise ConfigError(

@@ -35,6 +35,16 @@ class Targets:
         """Return n."""
         return len(self.numbers) if self.offsets is None else len(self.offsets) - 1
 
+    @property
+    def is_several(self) -> bool:
+        """Whether an example may have any number of classes."""
+        return self.offsets is not None
+
+    def column(self) -> pa.Array:
+        """Return the targets as a column: int32 [n], or list<int32> [n]."""
+        numbers = pa.array(self.numbers, pa.int32())
+        return numbers if self.offsets is None else pa.ListArray.from_arrays(self.offsets.astype(np.int32), numbers)
+
     def take(self, positions: np.ndarray) -> np.ndarray:
         """Return the targets of the examples at the positions int64 [b].
 

@@ -29,12 +29,12 @@ def average_views(
     """Answer every view of some pictures and average the probabilities.
 
     Args:
-        answer: Maps images [b, H, W, C] to probabilities [b, classes].
+        answer: Maps images [b, H, W, C] to probabilities [..., b, classes].
         images: float32 [b, H, W, C] in 0..255.
         record: Of ``tta_record``; None answers the pictures as they are.
 
     Returns:
-        Mean probabilities [b, classes].
+        Mean probabilities [..., b, classes].
     """
     if record is None:
         return answer(images)
@@ -52,13 +52,37 @@ def average_views(
 
 
 def answer_views(
-    logits: Callable[[tf.Tensor], tf.Tensor], images: tf.Tensor, record: dict[str, Any] | None
+    logits: Callable[[tf.Tensor], tf.Tensor],
+    images: tf.Tensor,
+    record: dict[str, Any] | None,
+    *,
+    multi_label: bool = False,
 ) -> tf.Tensor:
-    """Return logits [b, classes] whose softmax is the mean over the views; arguments as of ``average_views``."""
+    """Return logits [b, classes] whose softmax is the mean over the views.
+
+    Args:
+        logits: Maps images [b, H, W, C] to logits [b, classes].
+        images: As of ``average_views``.
+        record: As of ``average_views``.
+        multi_label: Whether probabilities come from a sigmoid each, in place of the softmax.
+    """
     if record is None:
         return logits(images)
-    mean = average_views(lambda view: tf.nn.softmax(logits(view)), images, record)
-    # Logarithms of probabilities are logits; a zero would have none.
+    if multi_label:
+        # Present and absent are averaged apart: 1 - p of a p near 1 would be rounded away.
+        present, absent = tf.unstack(_log(average_views(lambda view: _both(logits(view)), images, record)))
+        return present - absent
+    # Logarithms of probabilities are logits.
+    return _log(average_views(lambda view: tf.nn.softmax(logits(view)), images, record))
+
+
+def _both(logits: tf.Tensor) -> tf.Tensor:
+    """Return the probabilities that each class is there, and that it is not, [2, b, classes]."""
+    return tf.sigmoid(tf.stack([logits, -logits]))
+
+
+def _log(mean: tf.Tensor) -> tf.Tensor:
+    """Return the logarithm; a zero would have none."""
     return tf.math.log(tf.maximum(mean, 1e-30))
 
 

@@ -93,10 +93,8 @@ def _complete(
 ) -> dict[str, Any]:
     """Write result and report of a run whose package is there, tell the trackers, register it."""
     folder.write_result(result)
-    # The report's tables are of one label for each picture.
-    if not dataset.multi_label:
-        on_progress({"phase": "writing the report"})
-        write_run_report(folder, config, functools.partial(pictures_by_name, dataset))
+    on_progress({"phase": "writing the report"})
+    write_run_report(folder, config, functools.partial(pictures_by_name, dataset))
     tracking.end("finished", result)
     if tracking.notices:
         result = {**result, "notices": [*result.get("notices", []), *tracking.notices]}

@@ -74,21 +74,35 @@ class Reliability:
     confidence: np.ndarray
     accuracy: np.ndarray
 
+    @classmethod
+    def of_sums(cls, examples: np.ndarray, right: np.ndarray, confidence: np.ndarray) -> Reliability:
+        """Take sums over the examples of each bin."""
+        with np.errstate(invalid="ignore"):
+            return cls(examples, confidence / examples, right / examples)
+
     @property
     def ece(self) -> float:
-        """Expected calibration error: gap between the two, weighted by examples (arXiv:1706.04599)."""
+        """Expected calibration error."""
         filled = self.examples > 0
-        gap = np.abs(self.accuracy - self.confidence)[filled]
-        return float((gap * self.examples[filled]).sum() / self.examples.sum())
+        sums = [(values * self.examples)[filled] for values in (self.accuracy, self.confidence)]
+        return expected_calibration_error(self.examples, *sums)
 
 
 def reliability(confidence: np.ndarray, is_right: np.ndarray, bins: int = 15) -> Reliability:
     """Sort examples into equal bins of confidence (0, 1/bins], .., (1 - 1/bins, 1]."""
     index = np.clip(np.ceil(confidence.astype(np.float64) * bins).astype(int) - 1, 0, bins - 1)
     examples = np.bincount(index, minlength=bins)
-    with np.errstate(invalid="ignore"):
-        return Reliability(
-            examples,
-            np.bincount(index, confidence, bins) / examples,
-            np.bincount(index, is_right.astype(float), bins) / examples,
-        )
+    return Reliability.of_sums(
+        examples, np.bincount(index, is_right.astype(float), bins), np.bincount(index, confidence, bins)
+    )
+
+
+def expected_calibration_error(examples: np.ndarray, right: np.ndarray, confidence: np.ndarray) -> float:
+    """Return the gap between accuracy and confidence, weighted by examples (arXiv:1706.04599).
+
+    Args:
+        examples: In each bin.
+        right: How many of them are right.
+        confidence: Their confidence, summed.
+    """
+    return float(np.abs(right - confidence).sum() / examples.sum())

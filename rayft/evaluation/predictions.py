@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,34 +11,8 @@ import numpy as np
 import pyarrow as pa
 
 from rayft.errors import DataError
+from rayft.evaluation.answers import Answers, slices
 from rayft.evaluation.calibration import log_probabilities
-
-_ROWS_PER_BATCH = 2048
-
-
-@dataclass(frozen=True)
-class Answers:
-    """What a network said to every example of a split.
-
-    Attributes:
-        split: Name of the split.
-        names: Name of each example, string [n].
-        labels: Class of each example, int32 [n].
-        logits: float [n, classes]; may be mapped from a file.
-    """
-
-    split: str
-    names: pa.Array
-    labels: np.ndarray
-    logits: np.ndarray
-
-    def log_loss(self, temperature: float = 1.0) -> float:
-        """Return the mean of -log p(label), nats."""
-        total = 0.0
-        for rows in _slices(len(self.labels)):
-            chosen = log_probabilities(self.logits[rows], temperature)
-            total -= float(chosen[np.arange(len(chosen)), self.labels[rows]].sum())
-        return total / len(self.labels)
 
 
 def write_predictions(path: Path, answers: Sequence[Answers], classes: tuple[str, ...], temperature: float) -> None:
@@ -69,7 +43,7 @@ def write_predictions(path: Path, answers: Sequence[Answers], classes: tuple[str
 
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
         for answer in answers:
-            for rows in _slices(len(answer.labels)):
+            for rows in slices(len(answer.labels)):
                 logs = log_probabilities(answer.logits[rows], temperature)
                 labels, index = answer.labels[rows], np.arange(len(logs))
                 probabilities = np.exp(logs).astype(np.float32)
@@ -161,8 +135,3 @@ def _matrix(column: pa.FixedSizeListArray) -> np.ndarray:
 
 def _strings(column: pa.Array) -> np.ndarray:
     return column.to_numpy(zero_copy_only=False)
-
-
-def _slices(length: int) -> Iterator[slice]:
-    for start in range(0, length, _ROWS_PER_BATCH):
-        yield slice(start, min(start + _ROWS_PER_BATCH, length))

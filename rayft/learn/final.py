@@ -12,16 +12,17 @@ import numpy as np
 import tensorflow as tf
 
 from rayft.data.dataset import Dataset
+from rayft.evaluation.answers import Answers, slices
 from rayft.evaluation.calibration import fit_temperature
-from rayft.evaluation.predictions import Answers, write_predictions
+from rayft.evaluation.predictions import write_predictions
+from rayft.evaluation.set_predictions import write_sets
+from rayft.learn import metrics, multi_label
 from rayft.learn.gather import make_gather
-from rayft.learn.metrics import metric_sums, metrics_from_sums, sums_size
 from rayft.learn.step import Task
 from rayft.storage import Storage
 
 SPLITS = ("validation", "test")
 PREDICTIONS = "predictions.arrow"
-_ROWS = 4096
 
 
 @dataclass(frozen=True)
@@ -77,16 +78,28 @@ def evaluate_finally(
             gather(batches(split), out, examples.num_rows)
             if out is not None:
                 names = examples["name"].combine_chunks()
-                found.append(Answers(split, names, examples["label"].to_numpy(), out))
+                found.append(Answers(split, names, read_labels(dataset, split, Path(scratch)), out))
         if rank != 0:
             return None
         result = measure(found)
         local = Path(scratch) / "written"
         local.mkdir()
-        write_predictions(local / PREDICTIONS, found, dataset.labels, result.calibration["temperature"])
+        write = write_sets if dataset.multi_label else write_predictions
+        write(local / PREDICTIONS, found, dataset.labels, result.calibration["temperature"])
         alive()
         folder.upload_folder(local)
     return result
+
+
+def read_labels(dataset: Dataset, split: str, scratch: Path) -> np.ndarray:
+    """Return the labels of a split as ``Answers`` holds them; several a picture are mapped from a file."""
+    targets = dataset.targets(split)
+    if not dataset.multi_label:
+        return targets.numbers
+    labels = np.lib.format.open_memmap(scratch / f"{split}-labels.npy", "w+", bool, (len(targets), targets.classes))
+    for rows in slices(len(targets)):
+        labels[rows] = targets.take(np.arange(rows.start, rows.stop))
+    return labels
 
 
 def measure(found: list[Answers]) -> FinalEvaluation:
@@ -97,26 +110,26 @@ def measure(found: list[Answers]) -> FinalEvaluation:
         reason = "there is no validation split to fit it on"
     else:
         fitted = fit_temperature(validation.logits, validation.labels)
-        reason = "every validation example is right, so that none is best" if fitted is None else None
+        reason = "every answer on validation is right, so that none is best" if fitted is None else None
         temperature = 1.0 if fitted is None else fitted
-    metrics = {answers.split: split_metrics(answers) for answers in found}
+    plain = {answers.split: split_metrics(answers) for answers in found}
     calibration: dict[str, Any] = {"temperature": temperature, "reason": reason, "before": {}, "after": {}}
     for answers in found:
         prefix = "" if answers.split == "validation" else f"{answers.split}_"
         scaled = split_metrics(answers, temperature)
         for name in ("log_loss", "ece"):
-            calibration["before"][prefix + name] = metrics[answers.split][name]
+            calibration["before"][prefix + name] = plain[answers.split][name]
             calibration["after"][prefix + name] = scaled[name]
-    return FinalEvaluation(metrics, calibration)
+    return FinalEvaluation(plain, calibration)
 
 
 def split_metrics(answers: Answers, temperature: float = 1.0) -> dict[str, float]:
-    """Return the metrics of training, of softmax(logits / temperature)."""
+    """Return the metrics of training, of the probabilities at a temperature."""
     classes = answers.logits.shape[1]
-    sums = np.zeros(sums_size(classes))
-    for start in range(0, len(answers.labels), _ROWS):
-        rows = slice(start, start + _ROWS)
-        labels = tf.constant(answers.labels[rows], tf.int32)
+    kind, dtype = (multi_label, tf.float64) if answers.labels.ndim == 2 else (metrics, tf.int32)
+    sums = np.zeros(kind.sums_size(classes))
+    for rows in slices(len(answers.labels)):
+        labels = tf.cast(answers.labels[rows], dtype)
         scaled = tf.constant(answers.logits[rows].astype(np.float64) / temperature)
-        sums = sums + metric_sums(labels, scaled, tf.ones(len(labels), tf.float64)).numpy()
-    return metrics_from_sums(sums, classes)
+        sums = sums + kind.metric_sums(labels, scaled, tf.ones(len(labels), tf.float64)).numpy()
+    return kind.metrics_from_sums(sums, classes)

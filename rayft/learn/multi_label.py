@@ -5,12 +5,15 @@ from __future__ import annotations
 import numpy as np
 import tensorflow as tf
 
-from rayft.learn.ranking import counts_size, macro_auc, mean_average_precision, rank_counts
+from rayft.evaluation.measure import expected_calibration_error
+from rayft.evaluation.ranking import counts_size, macro_auc, mean_average_precision
+from rayft.learn.metrics import CALIBRATION_BINS, calibration_sums
+from rayft.learn.ranking import rank_counts
 
 
 def sums_size(classes: int) -> int:
     """Return the length of the vector that ``metric_sums`` gives."""
-    return 3 + 3 * classes + counts_size(classes)
+    return 3 + 3 * classes + 3 * CALIBRATION_BINS + counts_size(classes)
 
 
 def metric_sums(labels: tf.Tensor, logits: tf.Tensor, weight: tf.Tensor) -> tf.Tensor:
@@ -22,8 +25,8 @@ def metric_sums(labels: tf.Tensor, logits: tf.Tensor, weight: tf.Tensor) -> tf.T
         weight: float [b], 0 marks padding.
 
     Returns:
-        float64 [3 + 3 * classes + counts]: examples, wholly correct, log-loss; per class: labelled,
-        predicted, both; ``rank_counts``.
+        float64 [3 + 3 * classes + 3 * bins + counts]: examples, wholly correct, log-loss; per class: labelled,
+        predicted, both; ``calibration_sums`` of all labels of all examples; ``rank_counts``.
     """
     logits = tf.cast(logits, tf.float64)
     labels = tf.cast(labels, tf.float64)
@@ -31,6 +34,8 @@ def metric_sums(labels: tf.Tensor, logits: tf.Tensor, weight: tf.Tensor) -> tf.T
     predicted = tf.cast(logits > 0, tf.float64)
     correct = weight * tf.cast(tf.reduce_all(predicted == labels, axis=1), tf.float64)
     nll = weight * tf.reduce_mean(tf.nn.sigmoid_cross_entropy_with_logits(labels, logits), axis=1)
+
+    each = tf.reshape(tf.broadcast_to(weight[:, None], tf.shape(labels)), [-1])
 
     def per_class(values: tf.Tensor) -> tf.Tensor:
         return tf.linalg.matvec(values, weight, transpose_a=True)
@@ -41,6 +46,7 @@ def metric_sums(labels: tf.Tensor, logits: tf.Tensor, weight: tf.Tensor) -> tf.T
             per_class(labels),
             per_class(predicted),
             per_class(labels * predicted),
+            calibration_sums(tf.reshape(tf.sigmoid(logits), [-1]), each * tf.reshape(labels, [-1]), each),
             rank_counts(labels, logits, weight),
         ],
         axis=0,
@@ -52,8 +58,9 @@ def metrics_from_sums(sums: np.ndarray, classes: int) -> dict[str, float]:
 
     accuracy counts examples whose set of classes is exactly right. macro_f1 averages 2 TP / (labelled +
     predicted) over the classes that occur among labels or predictions. auc is the macro ROC AUC, map the mean
-    average precision; see ``rayft.learn.ranking`` for their resolution. log_loss is the mean over classes, in
-    nats.
+    average precision; see ``rayft.learn.ranking.rank_counts`` for their resolution. log_loss is the mean over
+    classes, in nats. ece compares the probability of each label of each example with how often it is there, in 15
+    equal bins.
 
     Args:
         sums: float64, of ``metric_sums``, summed over all batches and workers.
@@ -61,7 +68,7 @@ def metrics_from_sums(sums: np.ndarray, classes: int) -> dict[str, float]:
     """
     examples, correct, nll = sums[:3]
     labelled, predicted, both = sums[3 : 3 + 3 * classes].reshape(3, classes)
-    counts = sums[3 + 3 * classes :]
+    calibration, counts = np.split(sums[3 + 3 * classes :], [3 * CALIBRATION_BINS])
     occurring = labelled + predicted > 0
     f1 = 2 * both[occurring] / (labelled + predicted)[occurring]
     return {
@@ -70,4 +77,5 @@ def metrics_from_sums(sums: np.ndarray, classes: int) -> dict[str, float]:
         "auc": macro_auc(counts, classes),
         "map": mean_average_precision(counts, classes),
         "log_loss": float(nll / examples),
+        "ece": expected_calibration_error(*calibration.reshape(3, CALIBRATION_BINS)),
     }

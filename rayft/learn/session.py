@@ -26,7 +26,7 @@ from rayft.learn.batches import Batches
 from rayft.learn.checkpoint import Checkpoints, Position
 from rayft.learn.digest import digest
 from rayft.learn.distill import Teacher
-from rayft.learn.final import SPLITS, FinalEvaluation, evaluate_finally
+from rayft.learn.final import FinalEvaluation, evaluate_finally
 from rayft.learn.journal import Journal
 from rayft.learn.loop import Plan, Progress
 from rayft.learn.phased import Phased
@@ -230,7 +230,7 @@ class _Session:
             self.checkpoints.restore(self.task, best["step"])
         with self.watch("final evaluation"), self.training.judged():
             # Barrier: every rank answers its share.
-            last = self._evaluate_sets() if self.dataset.multi_label else self._evaluate_finally()
+            last = self._evaluate_finally()
         if last is None:
             return None
         tested = {f"test_{name}": value for name, value in last.metrics.get("test", {}).items()}
@@ -271,13 +271,6 @@ class _Session:
             alive=self.place.alive,
         )
 
-    def _evaluate_sets(self) -> FinalEvaluation | None:
-        """Measure pictures of several labels; temperature and predictions are those of a softmax."""
-        metrics = {split: found for split in SPLITS if (found := self.training.evaluate(split))}
-        reason = "pictures have several labels"
-        calibration = {"temperature": 1.0, "reason": reason, "before": {}, "after": {}}
-        return FinalEvaluation(metrics, calibration) if self.place.is_chief else None
-
     def _write_package(self, where: Storage, metrics: dict[str, float], calibration: dict[str, Any]) -> None:
         # The best epoch may lie in an earlier phase; what stayed fixed to the end was fixed there too.
         network = self.network.in_last_phase()
@@ -314,8 +307,9 @@ class _Session:
             decode_picture(tf.constant(encoded), network.image_size, self.config.data.channels) for encoded in inputs
         ]
         # The task's own may begin behind the prefix cache.
-        logits = answer_views(Forward(network), tf.stack(images), tta_record(self.config)).numpy()
-        probabilities = as_probabilities(logits, temperature, multi_label=self.dataset.multi_label)
+        several = self.dataset.multi_label
+        logits = answer_views(Forward(network), tf.stack(images), tta_record(self.config), multi_label=several).numpy()
+        probabilities = as_probabilities(logits, temperature, multi_label=several)
         return Golden(tuple(inputs), probabilities)
 
 

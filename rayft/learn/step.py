@@ -313,7 +313,12 @@ class Task:
         if record is None:
             return self.logits(batch)
         # The prefix cache declines such a run, so that there are pictures.
-        return answer_views(lambda view: self.model(view, training=False), batch["image"], record)
+        return answer_views(
+            lambda view: self.model(view, training=False),
+            batch["image"],
+            record,
+            multi_label=self.objective.multi_label,
+        )
 
     def loss(self, labels: tf.Tensor, logits: tf.Tensor, batch: Batch) -> tf.Tensor:
         """Return this replica's part of the mean loss over the global batch.

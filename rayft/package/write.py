@@ -89,7 +89,7 @@ def write_package(
         "value_range": [0, 255],
     }
     views = tta_record(config)
-    logits = _logits(sealed, golden, image_size, config.data.channels, views)
+    logits = _logits(sealed, golden, image_size, config.data.channels, views, multi_label)
     answers = as_probabilities(logits, calibration["temperature"], multi_label=multi_label)
     _require_agreement(answers, golden.probabilities, tolerance)
     record = {
@@ -156,13 +156,18 @@ def _with_probabilities(model: keras.Model, multi_label: bool) -> keras.Model:
 
 
 def _logits(
-    model: keras.Model, golden: Golden, image_size: tuple[int, int], channels: int, views: dict[str, Any] | None
+    model: keras.Model,
+    golden: Golden,
+    image_size: tuple[int, int],
+    channels: int,
+    views: dict[str, Any] | None,
+    multi_label: bool,
 ) -> np.ndarray:
     """Answer the golden examples as a reader of the package would, float [n, classes]."""
     images = tf.stack([decode_picture(tf.constant(encoded), image_size, channels) for encoded in golden.inputs])
     # Small probabilities are 0 in float32, where a temperature could not raise them.
     before = keras.Model(model.inputs[0], model.layers[-1].input)
-    return answer_views(lambda view: before(view, training=False), images, views).numpy()
+    return answer_views(lambda view: before(view, training=False), images, views, multi_label=multi_label).numpy()
 
 
 def _require_agreement(given: np.ndarray, expected: np.ndarray, tolerance: float) -> None:

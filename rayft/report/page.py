@@ -111,6 +111,11 @@ def paragraph(text: str | Markup) -> Markup:
     return Markup("<p>{}</p>").format(text)
 
 
+def heading(text: str) -> Markup:
+    """Head a part of a section."""
+    return Markup("<h3>{}</h3>").format(text)
+
+
 def notices(texts: Iterable[str]) -> Markup:
     """List remarks that a reader should not miss; nothing where there are none."""
     return part("notices", texts=list(texts))

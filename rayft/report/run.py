@@ -11,18 +11,13 @@ import numpy as np
 from markupsafe import Markup
 
 from rayft.config import RunConfig, dump_config
-from rayft.evaluation.predictions import Predictions, read_predictions
+from rayft.evaluation.predictions import read_predictions
+from rayft.evaluation.set_predictions import read_sets
+from rayft.report.answered import Answered, Pictures
 from rayft.report.figures import Line, bars, lines
 from rayft.report.page import Section, Tile, code, facts, figure, fold, join, notices, paragraph, render_page, table
-from rayft.report.sections import (
-    Pictures,
-    accuracy_section,
-    accuracy_tile,
-    calibration_section,
-    classes_section,
-    confusion_section,
-    mistakes_section,
-)
+from rayft.report.sections import show_answers
+from rayft.report.set_sections import show_sets
 from rayft.runs import RunFolder
 
 # A curve on a page shows no more.
@@ -42,8 +37,14 @@ def write_run_report(folder: RunFolder, config: RunConfig, pictures: Pictures | 
         local = Path(where.root) if where.is_local else Path(scratch) / "predictions.arrow"
         if not where.is_local:
             local.write_bytes(where.read_bytes())
-        predictions = read_predictions(local)
-    page = run_page(folder.result() or {}, folder.metrics(), folder.record(), config, predictions, pictures)
+        result, record = folder.result() or {}, folder.record()
+        calibration = result.get("calibration", {})
+        answered = (
+            show_sets(read_sets(local), calibration, pictures)
+            if record["multi_label"]
+            else show_answers(read_predictions(local), calibration, pictures)
+        )
+    page = run_page(result, folder.metrics(), record, config, answered)
     (folder.storage / "report.html").write_bytes(page.encode())
 
 
@@ -52,8 +53,7 @@ def run_page(
     journal: Sequence[dict[str, Any]],
     record: dict[str, Any],
     config: RunConfig,
-    predictions: Predictions,
-    pictures: Pictures | None,
+    answered: Answered,
 ) -> str:
     """Return the page as HTML.
 
@@ -62,30 +62,16 @@ def run_page(
         journal: The lines of metrics.jsonl.
         record: The content of package.json.
         config: The run.
-        predictions: Of validation and test; may be empty.
-        pictures: As in ``write_run_report``.
+        answered: To validation and test; may be empty.
     """
-    shown = predictions.of("test" if "test" in predictions.splits else "validation") if predictions.splits else None
-    calibration = result.get("calibration", {})
-    answered = (
-        [
-            accuracy_section(predictions),
-            confusion_section(shown),
-            classes_section(shown),
-            calibration_section(shown, calibration),
-            mistakes_section(shown, pictures),
-        ]
-        if shown is not None
-        else []
-    )
     return render_page(
         config.name,
         f"{config.model.backbone} on {config.data.source}, {len(record['labels'])} classes",
-        _tiles(result, shown),
+        _tiles(result, answered),
         [
             Section("notices", "Notices", notices(result.get("notices", []))),
             Section("curves", "Learning curves", _curves(result, journal, config)),
-            *answered,
+            *answered.sections,
             Section("network", "Network", _network(record)),
             Section("time", "Time", _time(result)),
             Section("config", "Config and lineage", _lineage(result, record, config)),
@@ -93,10 +79,10 @@ def run_page(
     )
 
 
-def _tiles(result: dict[str, Any], shown: Predictions | None) -> list[Tile]:
+def _tiles(result: dict[str, Any], answered: Answered) -> list[Tile]:
     final = result["final"]
     prefix = "test_" if "test_accuracy" in final else ""
-    tiles = [] if shown is None else [accuracy_tile(shown)]
+    tiles = list(answered.tiles)
     for name, words in (("macro_f1", "macro F1"), ("log_loss", "log-loss")):
         if prefix + name in final:
             tiles.append(Tile(words, f"{final[prefix + name]:.3f}", prefix.rstrip("_") or "validation"))

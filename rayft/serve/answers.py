@@ -13,8 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rayft.errors import ConfigError, StorageError
-
-PRESENT = 0.5  # Where pictures may have several labels, those above it are the answer.
+from rayft.evaluation.answers import PRESENT
 
 Write = Callable[[Sequence["Answer"]], None]
 

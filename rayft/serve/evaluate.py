@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
@@ -14,18 +16,22 @@ import pyarrow as pa
 import tensorflow as tf
 
 from rayft.config import ColumnsConfig, RunConfig, parse_config, with_overrides
-from rayft.data.dataset import SOURCES, Dataset, open_cache, pictures_by_name
-from rayft.data.labels import encode_labels, is_list
+from rayft.data.dataset import SOURCES, Dataset, encode_targets, open_cache, pictures_by_name
+from rayft.data.labels import is_list
 from rayft.data.pipeline import evaluation_batches, find_undecodable
 from rayft.data.source import detect_format
 from rayft.data.split import assign_splits
-from rayft.data.target import Targets
 from rayft.errors import ConfigError, DataError, PackageError
+from rayft.evaluation.answers import Answers
 from rayft.evaluation.measure import wilson
-from rayft.evaluation.predictions import Answers, read_predictions, write_predictions
-from rayft.learn.final import PREDICTIONS, split_metrics
+from rayft.evaluation.predictions import read_predictions, write_predictions
+from rayft.evaluation.set_predictions import read_sets, write_sets
+from rayft.learn.final import PREDICTIONS, read_labels, split_metrics
 from rayft.quiet import native_start_up
+from rayft.report.answered import Answered
 from rayft.report.evaluation import evaluation_page
+from rayft.report.sections import show_answers
+from rayft.report.set_sections import show_sets
 from rayft.serve.predictor import Predictor, load
 from rayft.storage import Storage
 
@@ -74,68 +80,77 @@ def evaluate(
     on_progress({"phase": "loading the package"})
     with native_start_up():
         predictor = load(model, registry)
-    if predictor.multi_label:
-        raise PackageError(
-            f"{fspath(model)} answers with several labels for a picture; `evaluate` measures one.",
-            "Take the test metrics of its run: result.json.",
-        )
     config = _config(predictor, fspath(data), overrides)
     on_progress({"phase": "reading the data"})
-    dataset, chosen = open_labelled(config, predictor.labels, split)
+    dataset, chosen = open_labelled(config, predictor.labels, split, multi_label=predictor.multi_label)
     with tempfile.TemporaryDirectory(prefix="rayft-evaluate-") as scratch:
         answers = _answer(predictor, config, dataset, chosen, Path(scratch), on_progress)
         result = _measure(answers, predictor.temperature) | {"model": fspath(model), "data": fspath(data)}
         if target is not None:
             folder = Path(scratch) / "written"
             folder.mkdir()
-            write_predictions(folder / PREDICTIONS, [answers], predictor.labels, predictor.temperature)
+            write = write_sets if predictor.multi_label else write_predictions
+            write(folder / PREDICTIONS, [answers], predictor.labels, predictor.temperature)
             (folder / "metrics.json").write_text(json.dumps(result, indent=2) + "\n")
-            predictions = read_predictions(folder / PREDICTIONS)
-            page = evaluation_page(
-                result, predictor.record, predictions, lambda names: pictures_by_name(dataset, names)
-            )
+            page = evaluation_page(result, predictor.record, _shown(folder, predictor, dataset))
             (folder / "report.html").write_text(page, encoding="utf-8")
             target.upload_folder(folder)
     return result
 
 
-def open_labelled(config: RunConfig, labels: tuple[str, ...], split: str | None) -> tuple[Dataset, str]:
+def _shown(folder: Path, predictor: Predictor, dataset: Dataset) -> Answered:
+    calibration = predictor.record.get("calibration", {})
+    pictures = partial(pictures_by_name, dataset)
+    if predictor.multi_label:
+        return show_sets(read_sets(folder / PREDICTIONS), calibration, pictures)
+    return show_answers(read_predictions(folder / PREDICTIONS), calibration, pictures)
+
+
+def open_labelled(
+    config: RunConfig, labels: tuple[str, ...], split: str | None, *, multi_label: bool = False
+) -> tuple[Dataset, str]:
     """Open the examples of ``data.source`` whose labels are among ``labels``.
 
     Args:
         config: Names source, columns and the drawing of splits.
         labels: Of the package, in the order of its outputs.
         split: As of ``evaluate``.
+        multi_label: Whether the package answers with several labels.
 
     Returns:
         The examples of the split, numbered as the package numbers them, and the name of the split.
 
     Raises:
-        DataError: The source cannot be read, holds other labels, or lacks the split.
+        DataError: The source cannot be read, holds other labels or another kind of them, or lacks the split.
     """
     storage = Storage.open(config.data.source)
     kind = detect_format(config.data.source)
     columns = ColumnsConfig() if kind == "folder" else config.data.columns
     listing = SOURCES[kind](config.data.source, columns, open_cache(config.data))
-    if is_list(listing.labels.type):
-        raise DataError(f"{storage.uri} has several labels for a picture.", "Evaluate on one label for each picture.")
-    encoded, found = encode_labels(listing.labels, listing.label_names, listing.class_names)
-    numbers = _match(encoded, found, labels)
+    several = is_list(listing.labels.type)
+    if several != multi_label:
+        kinds = ("one label", "several labels")
+        raise DataError(
+            f"{storage.uri} has {kinds[several]} for a picture; the package answers with {kinds[multi_label]}.",
+            "Give a column `labels` with the list of each picture's labels."
+            if multi_label
+            else "Evaluate on one label for each picture.",
+        )
+    targets, found = encode_targets(listing)
+    renumbered = replace(targets, numbers=_match(targets.numbers, found, labels), classes=len(labels))
     names = listing.names.to_pylist()
     splits = np.full(len(names), ALL, dtype=object)
     has_test = listing.splits is not None and "test" in listing.splits.cast(pa.string()).to_pylist()
     chosen = split or ("test" if has_test else ALL)
     if chosen != ALL:
-        splits = assign_splits(
-            Targets(encoded, None, len(found)), found, names, listing.splits, listing.groups, config.data
-        )
+        splits = assign_splits(targets, found, names, listing.splits, listing.groups, config.data)
     kept = np.flatnonzero(splits == chosen)
     if not kept.size:
         raise DataError(f"{storage.uri} has no {chosen} split.", "Choose another --split; all takes every example.")
     examples = pa.table(
         {
             "row": pa.array(kept.astype(np.int64)),
-            "label": pa.array(numbers[kept]),
+            "label": renumbered.column().take(pa.array(kept)),
             "name": listing.names.take(pa.array(kept)),
             "split": pa.array([chosen] * len(kept), pa.string()),
         }
@@ -144,7 +159,7 @@ def open_labelled(config: RunConfig, labels: tuple[str, ...], split: str | None)
 
 
 def _match(encoded: np.ndarray, found: tuple[str, ...], labels: tuple[str, ...]) -> np.ndarray:
-    """Renumber classes by name, int32 [n]."""
+    """Renumber classes by name, int32, as many as are given."""
     known = {name: number for number, name in enumerate(labels)}
     present = [found[number] for number in np.unique(encoded)]
     unknown = [name for name in present if name not in known]
@@ -196,7 +211,7 @@ def _answer(
         raise DataError(
             f"{len(bad)} pictures cannot be decoded: {', '.join(bad[:_NAMED])}.", "Repair or remove them."
         ) from error
-    return Answers(split, examples["name"].combine_chunks(), examples["label"].to_numpy(), out)
+    return Answers(split, examples["name"].combine_chunks(), read_labels(dataset, split, scratch), out)
 
 
 def _measure(answers: Answers, temperature: float) -> dict[str, Any]:

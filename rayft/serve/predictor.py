@@ -16,6 +16,7 @@ from rayft.data.picture import decode_picture
 from rayft.data.scan import problem_of
 from rayft.data.views import answer_views
 from rayft.errors import DataError, PackageError
+from rayft.evaluation.answers import PRESENT
 from rayft.evaluation.calibration import as_probabilities
 from rayft.model.blocks import split_model
 from rayft.model.fold import fold_batch_norm
@@ -23,7 +24,6 @@ from rayft.package.read import Package, read_package
 from rayft.package.record import RECORD_FILE
 from rayft.package.seal import GOLDEN_FILE
 from rayft.registry.locate import located
-from rayft.serve.answers import PRESENT
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,9 @@ class Predictor:
 
         views = package.record["preprocessing"].get("tta")
         # All in one graph, traced once for every batch size.
-        self._network = tf.function(lambda x: answer_views(logits, x, views), input_signature=[images])
+        self._network = tf.function(
+            lambda x: answer_views(logits, x, views, multi_label=package.multi_label), input_signature=[images]
+        )
         self.prefix: Callable[[tf.Tensor], tf.Tensor] | None = None
         self.suffix: Callable[[tf.Tensor], tf.Tensor] = self._network
         self.prefix_hash: str | None = None

@@ -16,7 +16,8 @@ from rayft.config import parse_config
 from rayft.data.dataset import open_dataset, pictures_by_name
 from rayft.data.pipeline import evaluation_batches
 from rayft.errors import ConfigError, DataError, PackageError
-from rayft.evaluation.predictions import Answers, read_predictions, write_predictions
+from rayft.evaluation.answers import Answers
+from rayft.evaluation.predictions import read_predictions, write_predictions
 from rayft.learn.evaluate import make_evaluate
 from rayft.learn.final import evaluate_finally, measure
 from rayft.learn.gather import make_gather
@@ -171,7 +172,7 @@ def test_without_validation_the_temperature_is_1_and_says_why():
     assert only_test.calibration["temperature"] == 1.0
     assert "no validation split" in only_test.calibration["reason"]
     all_right = measure([_answers([[1.0, 0.0], [0.0, 2.0]], [0, 1])])
-    assert (all_right.calibration["temperature"], "every validation" in all_right.calibration["reason"]) == (1.0, True)
+    assert (all_right.calibration["temperature"], "every answer" in all_right.calibration["reason"]) == (1.0, True)
 
 
 def test_a_folder_of_results_holds_predictions_metrics_and_a_page(run, tmp_path):

@@ -3,9 +3,10 @@ import pytest
 import tensorflow as tf
 from sklearn import metrics as oracle
 
+from rayft.evaluation.ranking import LOG_ODDS_LIMIT, MOST_BINS, num_bins
 from rayft.learn import metrics, multi_label
 from rayft.learn.losses import binary_cross_entropy
-from rayft.learn.ranking import LOG_ODDS_LIMIT, MOST_BINS, num_bins, softmax_log_odds
+from rayft.learn.ranking import softmax_log_odds
 
 CLASSES = 5
 

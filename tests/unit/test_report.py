@@ -10,14 +10,20 @@ import pytest
 from PIL import Image
 
 from rayft.config import parse_config
-from rayft.evaluation.predictions import Answers, read_predictions, write_predictions
+from rayft.evaluation.answers import Answers
+from rayft.evaluation.predictions import read_predictions, write_predictions
+from rayft.evaluation.set_predictions import read_sets, write_sets
 from rayft.report.figures import Line, lines
+from rayft.report.matrix import MATRIX_CLASSES
 from rayft.report.page import Section, Tile, paragraph, render_page, table
 from rayft.report.run import run_page
-from rayft.report.sections import MATRIX_CLASSES
+from rayft.report.sections import show_answers
+from rayft.report.set_sections import show_sets
 from rayft.report.thumbnails import thumbnail
 
 SECTIONS = ("curves", "accuracy", "confusion", "classes", "calibration", "mistakes", "network", "time", "config")
+
+SETS_SECTIONS = ("curves", "accuracy", "classes", "together", "calibration", "mistakes", "network", "time", "config")
 
 
 def png(mode="RGB", size=(300, 200), colour="red", **options):
@@ -38,7 +44,7 @@ def predictions(folder, classes, per_class=6):
     return read_predictions(folder / "p.arrow")
 
 
-def page(folder, classes, **changes):
+def page(folder, classes, several=False, **changes):
     journal = [
         {"epoch": e, "step": s, "loss": 3 / s, "learning_rate": 0.1 / s} for s in range(1, 9) for e in [1 + s // 5]
     ]
@@ -72,8 +78,23 @@ def page(folder, classes, **changes):
         "lineage": {"dataset_fingerprint": "abc", "git_commit": None, "versions": {"rayft": "0.1.0"}},
     }
     config = parse_config({"name": "x", "data": {"source": "<data>"}})
-    answered = predictions(folder, classes)
-    return run_page(result, journal, record, config, answered, lambda names: [png()] * len(names))
+    show, answered = (show_sets, sets) if several else (show_answers, predictions)
+    shown = show(answered(folder, classes), result["calibration"], lambda names: [png()] * len(names))
+    return run_page(result, journal, record, config, shown)
+
+
+def sets(folder, classes, examples=100):
+    random = np.random.default_rng(0)
+    labels = random.random((examples, len(classes))) < 0.3
+    logits = random.normal(0, 1, labels.shape) + 2 * labels - 1
+    names = pa.array([f"<{i}>.png" for i in range(examples)])
+    write_sets(folder / "s.arrow", [Answers("test", names, labels, logits)], classes, 1.7)
+    return read_sets(folder / "s.arrow")
+
+
+@pytest.fixture(scope="module")
+def several(tmp_path_factory):
+    return page(tmp_path_factory.mktemp("report"), ("cat & dog", "<eel>", "fox"), several=True)
 
 
 @pytest.fixture(scope="module")
@@ -90,11 +111,12 @@ def parsed(text):
     return html5lib.HTMLParser(strict=True, namespaceHTMLElements=False).parse(text)
 
 
-@pytest.mark.parametrize("kind", ["small", "large"])
+@pytest.mark.parametrize("kind", ["small", "large", "several"])
 def test_it_is_valid_has_every_section_and_needs_nothing_from_elsewhere(kind, request):
     text = request.getfixturevalue(kind)
     tree = parsed(text)
-    assert [node.get("id") for node in tree.iter("section")][-len(SECTIONS) :] == list(SECTIONS)
+    wanted = SETS_SECTIONS if kind == "several" else SECTIONS
+    assert [node.get("id") for node in tree.iter("section")][-len(SECTIONS) :] == list(wanted)
     links = [node.get(name) for node in tree.iter() for name in ("src", "href", "srcset", "action") if node.get(name)]
     assert links
     assert all(link.startswith(("#", "data:image/")) for link in links)
@@ -104,17 +126,20 @@ def test_it_is_valid_has_every_section_and_needs_nothing_from_elsewhere(kind, re
     assert "http" not in re.sub(r'data:[^"]*', "", text)
 
 
-def test_ids_are_unique_and_references_inside_lead_somewhere(small):
-    nodes = list(parsed(small).iter())
+@pytest.mark.parametrize("kind", ["small", "several"])
+def test_ids_are_unique_and_references_inside_lead_somewhere(kind, request):
+    text = request.getfixturevalue(kind)
+    nodes = list(parsed(text).iter())
     ids = [node.get("id") for node in nodes if node.get("id")]
     assert len(ids) == len(set(ids))
     wanted = {node.get("href")[1:] for node in nodes if (node.get("href") or "").startswith("#")}
-    wanted |= set(re.findall(r"url\(#([^)]+)\)", small))
+    wanted |= set(re.findall(r"url\(#([^)]+)\)", text))
     assert wanted <= set(ids)
 
 
-def test_figures_tables_and_pictures_say_what_they_are(small):
-    tree = parsed(small)
+@pytest.mark.parametrize("kind", ["small", "several"])
+def test_figures_tables_and_pictures_say_what_they_are(kind, request):
+    tree = parsed(request.getfixturevalue(kind))
     pictures = list(tree.iter("img"))
     assert pictures
     assert all(node.get("alt") and node.get("width") and node.get("height") for node in pictures)
@@ -125,10 +150,18 @@ def test_figures_tables_and_pictures_say_what_they_are(small):
         assert all(cell.get("scope") == "row" for row in node.iter("tbody") for cell in row.iter("th"))
 
 
-def test_names_from_data_are_text_not_markup(small):
-    assert "<eel>" not in small
-    assert "&lt;eel&gt;" in small
-    assert "validation has &lt;few&gt; examples" in small
+@pytest.mark.parametrize("kind", ["small", "several"])
+def test_names_from_data_are_text_not_markup(kind, request):
+    text = request.getfixturevalue(kind)
+    assert "<eel>" not in text
+    assert "&lt;eel&gt;" in text
+    assert "validation has &lt;few&gt; examples" in text
+
+
+def test_a_page_of_several_labels_shows_both_kinds_of_mistakes(several):
+    assert several.count("<img") == 24
+    for words in ("mean AP", "whole set right", "together with", "Answered and not there", "There and missed"):
+        assert words in several
 
 
 def test_many_classes_get_a_map_and_the_worst_of_them(large, small):
@@ -190,7 +223,7 @@ def test_a_run_without_evaluation_splits_still_has_its_page(tmp_path):
     record = {"labels": ["a", "b"], "freeze_depth": 0, "blocks_frozen": [], "licence": "MIT"}
     record |= {"backbone": {"name": "n", "weights": "w"}}
     record |= {"lineage": {"dataset_fingerprint": "f", "git_commit": "c", "versions": {}}}
-    parsed(run_page(result, journal, record, config, empty, None))
+    parsed(run_page(result, journal, record, config, show_answers(empty, {}, None)))
 
 
 def test_thumbnails_are_small_upright_and_over_white():
