@@ -1,0 +1,1 @@
+"""The forms of requests and answers: bytes to pictures, probabilities to bytes; neither Ray nor TensorFlow."""
