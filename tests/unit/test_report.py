@@ -86,7 +86,7 @@ def page(folder, classes, several=False, **changes):
 def sets(folder, classes, examples=100):
     random = np.random.default_rng(0)
     labels = random.random((examples, len(classes))) < 0.3
-    logits = random.normal(0, 1, labels.shape) + 2 * labels - 1
+    logits = random.normal(0, 2, labels.shape) + 2 * labels - 1
     names = pa.array([f"<{i}>.png" for i in range(examples)])
     write_sets(folder / "s.arrow", [Answers("test", names, labels, logits)], classes, 1.7)
     return read_sets(folder / "s.arrow")
