@@ -18,6 +18,7 @@ from rayft.config.prefix import PrefixCacheConfig
 from rayft.config.registry import GateConfig, RegistryConfig
 from rayft.config.run import RunConfig
 from rayft.config.section import is_auto
+from rayft.config.serve import AutoscaleConfig, BatchingConfig, LimitsConfig, ServeConfig, TlsConfig
 from rayft.config.sweep import Condition, Dimension, SweepConfig
 from rayft.config.track import MlflowConfig, TrackConfig
 from rayft.config.train import BLOCKS_RATE, HEAD_RATE, DistillConfig, OptimConfig, TrainConfig
@@ -28,6 +29,8 @@ __all__ = [
     "AdapterConfig",
     "AugMixConfig",
     "AugmentConfig",
+    "AutoscaleConfig",
+    "BatchingConfig",
     "ClusterConfig",
     "ColumnsConfig",
     "Condition",
@@ -38,6 +41,7 @@ __all__ = [
     "FreezeConfig",
     "GateConfig",
     "LayerConfig",
+    "LimitsConfig",
     "MlflowConfig",
     "ModelConfig",
     "OptimConfig",
@@ -46,7 +50,9 @@ __all__ = [
     "RandomResizedCropConfig",
     "RegistryConfig",
     "RunConfig",
+    "ServeConfig",
     "SweepConfig",
+    "TlsConfig",
     "TrackConfig",
     "TrainConfig",
     "TtaConfig",

@@ -32,6 +32,18 @@ def load_config(path: str | PathLike[str], overrides: tuple[str, ...] = ()) -> R
     Raises:
         ConfigError: The file is unreadable, is not YAML, or a value is not allowed.
     """
+    raw = read_tree(path)
+    # An override may name a field of a section that the file writes as one word.
+    raw = expand_shorthand(raw)
+    return parse_config(with_overrides(raw, overrides))
+
+
+def read_tree(path: str | PathLike[str]) -> dict[str, Any]:
+    """Read a YAML file that holds a mapping of sections.
+
+    Raises:
+        ConfigError: It is unreadable, or is none.
+    """
     try:
         with Path(path).open(encoding="utf-8") as file:
             text = file.read(_MAX_CONFIG_BYTES + 1)
@@ -47,9 +59,7 @@ def load_config(path: str | PathLike[str], overrides: tuple[str, ...] = ()) -> R
         raise ConfigError(
             f"{path} holds {show_value(raw)}, not a mapping of sections.", "Start with `data:` and its `source:`."
         )
-    # An override may name a field of a section that the file writes as one word.
-    raw = expand_shorthand(raw)
-    return parse_config(with_overrides(raw, overrides))
+    return raw
 
 
 def resolve_config(config: RunConfig | Mapping[str, Any] | str | PathLike[str], overrides: Sequence[str]) -> RunConfig:

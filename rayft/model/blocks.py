@@ -106,6 +106,11 @@ def boundary(model: keras.Model, blocks: Sequence[Block], depth: int) -> Any | N
     return found
 
 
+def cut_tensors(model: keras.Model) -> list[Any]:
+    """Return the tensors through which all data passes, in input order; the input left out, the output included."""
+    return [cut.tensor for cut in _find_cuts(model, _ordered_nodes(model))]
+
+
 def split_model(model: keras.Model, tensor: Any) -> tuple[keras.Model, keras.Model]:
     """Cut ``model`` in two at a boundary before its output; the parts share its layers and weights.
 

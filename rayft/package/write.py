@@ -182,15 +182,37 @@ def _require_agreement(given: np.ndarray, expected: np.ndarray, tolerance: float
 
 
 def _prefix_hash(model: keras.Model, boundary: str, preprocessing: dict[str, Any]) -> str:
-    """Identify the frozen prefix: packages with the same hash compute the same boundary activations."""
+    """Identify the frozen prefix: packages with the same hash compute the same boundary activations.
+
+    Of two networks built in one process, equal layers have other names; those do not count, but what each call takes
+    from which does.
+    """
     prefix, _ = split_model(model, find_tensor(model, boundary))
     total = hashlib.sha256(json.dumps(preprocessing, sort_keys=True).encode())
-    for layer in prefix.layers:
-        config = {name: value for name, value in layer.get_config().items() if name != "trainable"}
-        total.update(f"{type(layer).__name__} {json.dumps(config, sort_keys=True, default=repr)}".encode())
-        for weight in layer.get_weights():
-            total.update(np.ascontiguousarray(weight).tobytes())
+    number: dict[int, str] = {}
+    seen: dict[int, int] = {}
+    for depth in sorted(prefix._nodes_by_depth, reverse=True):
+        for node in prefix._nodes_by_depth[depth]:
+            operation = node.operation
+            config = {
+                name: value for name, value in operation.get_config().items() if name not in ("trainable", "name")
+            }
+            inputs = [number[id(tensor)] for tensor in node.input_tensors]
+            given = [node.arguments.args, node.arguments.kwargs] if node.arguments is not None else []
+            call = [seen.setdefault(id(operation), len(seen)), type(operation).__name__, config, inputs, given]
+            total.update(json.dumps(call, sort_keys=True, default=_plain).encode())
+            for index, tensor in enumerate(node.output_tensors):
+                number[id(tensor)] = f"{len(number)}.{index}"
+            for weight in operation.get_weights() if isinstance(operation, keras.layers.Layer) else ():
+                total.update(np.ascontiguousarray(weight).tobytes())
     return total.hexdigest()
+
+
+def _plain(value: Any) -> str:
+    """Put into words what an argument of a call is; tensors are counted apart."""
+    if isinstance(value, keras.KerasTensor):
+        return "tensor"
+    return np.asarray(value).tobytes().hex() if hasattr(value, "__array__") else repr(value)
 
 
 def _git_commit() -> str | None:

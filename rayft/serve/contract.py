@@ -54,6 +54,7 @@ class ServedModel:
         image_shape: Height, width and channels of a decoded picture.
         prefix_hash: Models with the same one share a pass of the frozen prefix; None without a prefix.
         identity: The sha256 of the package's manifest.
+        problem: Why another version than the alias leads to is served, in words; None where it is not so.
     """
 
     name: str
@@ -65,6 +66,7 @@ class ServedModel:
     image_shape: tuple[int, int, int]
     prefix_hash: str | None
     identity: str
+    problem: str | None = None
 
 
 @dataclass(frozen=True)
@@ -130,3 +132,28 @@ class Engine(Protocol):
         Raises:
             RequestError: As ``answer``; 404 too for a class that the model does not know.
         """
+
+
+class Meter(Protocol):
+    """Counts what the protocols do; may be called from any thread."""
+
+    def responded(self, protocol: str, status: int) -> None:
+        """Count one response.
+
+        Args:
+            protocol: ``http`` or ``grpc``.
+            status: HTTP status; of gRPC, the one that the error would have there.
+        """
+
+    def expose(self) -> tuple[str, bytes]:
+        """Return content type and body of the metrics of all replicas here; reads files, so not on the loop."""
+
+
+class Listeners(Protocol):
+    """What ``rayft.serve.listen.start(engine, config, meter)``, a coroutine, returns once every port is bound.
+
+    It raises a RayftError where an address cannot be bound, or a file cannot be used.
+    """
+
+    async def stop(self) -> None:
+        """Accept nobody any more, and return when those who are here are answered, or ``limits.drain_s`` has passed."""

@@ -76,6 +76,10 @@ class Predictor:
         record: Everything in package.json.
         identity: The sha256 of the package's manifest.
         multi_label: Whether a picture may have any number of the classes.
+        image_size: Height and width of a decoded picture.
+        image_shape: The same with the channels.
+        max_pixels: Larger pictures are refused before they are decoded.
+        parts: Prefix, None without one, and suffix as Keras models; copies for inference.
         prefix: Maps images float32 [b, H, W, C] in 0..255 to the activations behind the frozen blocks. Packages of
             one ``prefix_hash`` have the same. None where nothing was frozen, and with test-time augmentation.
         suffix: Maps what the prefix gives (images where there is none) to logits [b, classes].
@@ -92,19 +96,19 @@ class Predictor:
         images = tf.TensorSpec((None, *shape), tf.float32)
         prefix, suffix = None, _without_last(package)
         if package.boundary is not None:
-            parts = split_model(suffix, package.boundary)
-            prefix, suffix = fold_batch_norm(parts[0]), parts[1]
+            # Copies, which keep neither each other's weights alive nor the package's.
+            prefix, suffix = map(fold_batch_norm, split_model(suffix, package.boundary))
+        self.parts: tuple[keras.Model | None, keras.Model] = (prefix, suffix)
 
         def logits(x: tf.Tensor) -> tf.Tensor:
             return suffix(x if prefix is None else prefix(x, training=False), training=False)
 
-        views = package.record["preprocessing"].get("tta")
-        # All in one graph, traced once for every batch size.
-        self._network = tf.function(
-            lambda x: answer_views(logits, x, views, multi_label=package.multi_label), input_signature=[images]
-        )
+        views, several = package.record["preprocessing"].get("tta"), package.multi_label
         self.prefix: Callable[[tf.Tensor], tf.Tensor] | None = None
-        self.suffix: Callable[[tf.Tensor], tf.Tensor] = self._network
+        # Traced once for every batch size, as all below.
+        self.suffix: Callable[[tf.Tensor], tf.Tensor] = tf.function(
+            lambda x: answer_views(logits, x, views, multi_label=several), input_signature=[images]
+        )
         self.prefix_hash: str | None = None
         # Behind the prefix there is no picture left to take views of.
         if prefix is not None and views is None:
@@ -113,13 +117,19 @@ class Predictor:
             self.suffix = _compiled(suffix, tf.TensorSpec((None, *entry.shape[1:]), entry.dtype))
             self.prefix_hash = package.record["prefix"]["hash"]
         self._golden, self._tolerance = package.golden, package.tolerance
+        self.image_size, channels = package.image_size, package.channels
         self._decode = tf.function(
-            lambda encoded: decode_picture(encoded, package.image_size, package.channels),
+            lambda encoded: decode_picture(encoded, shape[:2], channels),
             input_signature=[tf.TensorSpec((), tf.string)],
         )
-        self._shape = shape
-        self.image_size = package.image_size
-        self._max_pixels = package.max_pixels
+        self.image_shape: tuple[int, int, int] = shape
+        self.max_pixels = package.max_pixels
+
+    def adopt_prefix(self, other: Predictor) -> None:
+        """Use the prefix of another predictor with the same ``prefix_hash``, and give one's own up."""
+        if other.prefix_hash is None or other.prefix_hash != self.prefix_hash:
+            raise ValueError(f"{self!r} and {other!r} have no prefix in common")
+        self.parts, self.prefix = (other.parts[0], self.parts[1]), other.prefix
 
     @classmethod
     def load(cls, model: str | PathLike[str], registry: str | PathLike[str] | None = None) -> Predictor:
@@ -176,7 +186,7 @@ class Predictor:
         answers: list[Prediction] = []
         for start in range(0, len(pictures), batch_size):
             batch = range(start, min(start + batch_size, len(pictures)))
-            images = [self._decode_one(_content(pictures[i]), _name(pictures[i], names, i)) for i in batch]
+            images = [self.decode(_content(pictures[i]), _name(pictures[i], names, i)) for i in batch]
             answers += self.predict_images(np.stack(images))
         return answers
 
@@ -189,8 +199,11 @@ class Predictor:
         Raises:
             DataError: The shape is another.
         """
-        probabilities = as_probabilities(self.logits(images), self.temperature, multi_label=self.multi_label)
-        return [self._answer(row) for row in probabilities]
+        return [self._answer(row) for row in self.probabilities(self.logits(images))]
+
+    def probabilities(self, logits: np.ndarray) -> np.ndarray:
+        """Turn logits into calibrated probabilities, float32 [n, classes]."""
+        return as_probabilities(logits, self.temperature, multi_label=self.multi_label)
 
     def logits(self, images: np.ndarray) -> np.ndarray:
         """Return what the network says before softmax and temperature, float [n, classes].
@@ -201,12 +214,13 @@ class Predictor:
         Raises:
             DataError: The shape is another.
         """
-        if images.ndim != 4 or images.shape[1:] != self._shape:
+        if images.ndim != 4 or images.shape[1:] != self.image_shape:
             raise DataError(
-                f"Images have the shape {list(images.shape)}; [n, {', '.join(map(str, self._shape))}] is allowed.",
+                f"Images have the shape {list(images.shape)}; [n, {', '.join(map(str, self.image_shape))}] is allowed.",
                 "Resize them, or give encoded pictures to `predict`.",
             )
-        return self._network(tf.constant(images, tf.float32)).numpy()
+        x = tf.constant(images, tf.float32)
+        return self.suffix(x if self.prefix is None else self.prefix(x)).numpy()
 
     def _answer(self, probabilities: np.ndarray) -> Prediction:
         best = int(probabilities.argmax())
@@ -215,14 +229,22 @@ class Predictor:
         return Prediction(label, float(probabilities[best]), probabilities, present if self.multi_label else (label,))
 
     def __repr__(self) -> str:
-        size = "x".join(map(str, self._shape))
+        size = "x".join(map(str, self.image_shape))
         return f"Predictor({self.record.get('name')!r}, {len(self.labels)} classes, pictures of {size})"
 
-    def _decode_one(self, picture: bytes, name: str) -> np.ndarray:
-        problem = problem_of(picture, self._max_pixels)
-        if problem is not None:
-            raise DataError(f"Picture {name} {problem}.", "Give a JPEG, PNG, GIF, BMP or WebP picture.")
-        return self._decode(tf.constant(picture)).numpy()
+    def decode(self, picture: bytes, name: str) -> np.ndarray:
+        """Turn one encoded picture into float32 [H, W, C] in 0..255; may be called from many threads.
+
+        Raises:
+            DataError: It cannot be decoded, or has too many pixels; calls it ``name``.
+        """
+        problem = problem_of(picture, self.max_pixels)
+        if problem is None:
+            try:
+                return self._decode(tf.constant(picture)).numpy()
+            except tf.errors.InvalidArgumentError as error:
+                problem = f"cannot be decoded: {error.message.splitlines()[0]}"
+        raise DataError(f"Picture {name} {problem}.", "Give a JPEG, PNG, GIF, BMP or WebP picture.")
 
 
 def _content(picture: bytes | str | PathLike[str]) -> bytes:

@@ -1,0 +1,1 @@
+"""The engine of the endpoint: many requests, many models, few passes of the networks."""
