@@ -11,6 +11,8 @@ RAY_SETTINGS = {
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "60",
     # One process less at every start; checkpoints do not wait for a warning.
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    # Ray Tune's thread outlives an interrupted sweep for a moment; it must not start another Ray.
+    "RAY_ENABLE_AUTO_CONNECT": "0",
     # Relative paths in a config mean the same in every process.
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",

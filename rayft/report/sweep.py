@@ -86,8 +86,11 @@ def _tested(result: Mapping[str, Any]) -> list[float]:
 
 def _advice(result: Mapping[str, Any], found: Findings) -> Markup:
     first, *others = found.advice
-    text = f"The package holds this trial, {describe(result['best_params'])}. Its {found.metric} is "
-    text += f"{result['best_value']:.4f} on the validation split"
+    refit = result["refit"]
+    text = f"The package holds this trial, {describe(result['best_params'])}"
+    text += ", trained anew on train and validation together" if refit else ""
+    text += f". Its {found.metric} is {result['best_value']:.4f} on the validation split"
+    text += " before that" if refit else ""
     text += "".join(f", {value:.4f} on the test split" for value in _tested(result)) + "."
     parts = [paragraph(first), paragraph(text)]
     if others:

@@ -52,13 +52,13 @@ def best_epoch(curve: Sequence[Mapping[str, Any]], metric: str) -> dict[str, Any
 
 
 def rank(trials: Iterable[Trial], metric: str) -> list[Trial]:
-    """Return the trials of the search that have a metric, best first; whole ones before stopped ones."""
+    """Return the trials of the search that have a metric, best first; whole ones before those that ended early."""
     sign = 1 if mode_of(metric) == "min" else -1
     known = [trial for trial in trials if trial.role == "search" and trial.best and trial.state != "failed"]
     return sorted(
         known,
         key=lambda trial: (
-            trial.state == "stopped",
+            trial.state != "finished",
             sign * (trial.metric(metric) or 0.0),
             trial.best["metrics"]["log_loss"] if trial.best else math.inf,
             trial.index,

@@ -56,6 +56,9 @@ class Conductor:
         self._exhausted = self._closed = False
         self._lock = threading.Lock()
         self._trials = folder.trials()
+        if (winner := self._trials.get(trial_id(0, "winner"))) and winner.state != "finished":
+            # The cause of its failure may be mended now, and another trial may win.
+            del self._trials[winner.id]
 
     @property
     def trials(self) -> dict[str, Trial]:
@@ -71,6 +74,13 @@ class Conductor:
         """Whether the search's time budget is spent."""
         budget = self._config.sweep.time_budget_s
         return budget is not None and self._clock() - self._started_at > budget
+
+    def has_more(self) -> bool:
+        """Whether trials of the search have not started yet."""
+        search = [trial for trial in self.trials.values() if trial.role == "search"]
+        drawn = self._exhausted or len(search) >= self._config.sweep.trials
+        waiting = any(trial.state == "waiting" for trial in search)
+        return (waiting or not drawn) and not self.out_of_time()
 
     def next(self) -> Next:
         """Hand out the trial to start now; ``wait`` while others must end first, ``end`` when nothing is left."""
@@ -147,8 +157,8 @@ class Conductor:
         self._change(name, state="failed", failures=self._trials[name].failures + 1, error=error)
 
     def winner_folder(self, winner: Trial) -> str:
-        """Return the trial of the search whose checkpoints the winner goes on from."""
-        return trial_id(winner.index)
+        """Return the folder below ``trials`` where the winner goes on; one of its own where it is trained anew."""
+        return trial_id(winner.index) + ("-refit" if winner.refit else "")
 
     def architectures(self) -> dict[str, RunConfig]:
         """Return one trial and its config for each network that a trial of the search has."""
@@ -195,9 +205,9 @@ class Conductor:
 
     def _history(self, search: Sequence[Trial]) -> list[Seen]:
         return [
-            Seen(trial.params, trial.metric(self._metric))
+            Seen(trial.params, None if trial.state == "failed" else trial.metric(self._metric))
             for trial in search
-            if trial.state != "failed" and fits(self._space, trial.params)
+            if fits(self._space, trial.params)
         ]
 
     def _next_repeat(self) -> Trial | None:
@@ -212,7 +222,8 @@ class Conductor:
     def _next_winner(self) -> Trial | None:
         best = choose_winner(self._trials.values(), self._metric)
         before = self._trials.get(trial_id(0, "winner"))
-        if best is None or (before and before.state in DONE and before.index == best.index):
+        refit = self._config.sweep.refit
+        if best is None or (before and before.state in DONE and (before.index, before.refit) == (best.index, refit)):
             return None
         return self._new(best.index, "winner", best.params, best.seed)
 
@@ -225,6 +236,7 @@ class Conductor:
             seed=seed,
             kind=self._kind,
             epochs=self._config.train.epochs,
+            refit=role == "winner" and self._config.sweep.refit,
         )
         with self._lock:
             self._trials[trial.id] = trial

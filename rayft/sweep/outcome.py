@@ -39,6 +39,7 @@ def summarise(config: RunConfig, space: Space, trials: Mapping[str, Trial]) -> d
         **winner.summary,
         "name": config.name,
         "status": "finished",
+        **_best_of_search(best, winner, metric),
         "restarts": sum(trial.failures for trial in trials.values()),
         "metric": metric,
         "trials": sum(states.values()),
@@ -49,6 +50,16 @@ def summarise(config: RunConfig, space: Space, trials: Mapping[str, Trial]) -> d
         "best_config": trial_config(config, best.params, seed=best.seed).model_dump(mode="json"),
         "seeds": [asdict(each) for each in repeated],
         "searched": list(space),
+    }
+
+
+def _best_of_search(best: Trial, winner: Trial, metric: str) -> dict[str, Any]:
+    """Say which epoch of the search was best, where the winner was trained anew and validated by nothing."""
+    if not winner.refit or best.best is None:
+        return {"refit": False}
+    return {
+        "best": {"epoch": best.best["epoch"], "step": best.best["step"], metric: best.metric(metric)},
+        "refit": True,
     }
 
 

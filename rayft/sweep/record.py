@@ -37,6 +37,7 @@ class Trial:
         error: Why it failed.
         latency_ms: Median time of one picture on the trained network; None where not measured.
         summary: What ``run_session`` returned, for the winner.
+        refit: Whether the winner was trained anew, on train and validation.
     """
 
     id: str
@@ -54,6 +55,7 @@ class Trial:
     error: str | None = None
     latency_ms: float | None = None
     summary: Mapping[str, Any] | None = field(default=None, repr=False)
+    refit: bool = False
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain values that ``Trial(**values)`` takes."""
@@ -62,6 +64,11 @@ class Trial:
     def metric(self, name: str) -> float | None:
         """Return the metric of the best epoch; None before the first one."""
         return None if self.best is None else float(self.best["metrics"][name])
+
+    @property
+    def done_epochs(self) -> int:
+        """Epochs done; a winner that is trained anew has no curve, since nothing is left to validate it by."""
+        return len(self.curve) or (self.epochs if self.state == "finished" else 0)
 
     @property
     def epoch_s(self) -> float | None:

@@ -22,7 +22,7 @@ class Seen:
 
     Attributes:
         params: Its values, by field.
-        value: Its best metric so far; None while nothing is known.
+        value: Its best metric so far; None while nothing is known, and where it failed.
     """
 
     params: Params
@@ -51,11 +51,16 @@ def get_suggest(searcher: str, space: Space, *, seed: int, mode: Mode) -> Sugges
         return lambda index, history: draw(space, seed, index)
     if searcher == "grid":
         grid = enumerate_grid(space)
-        return lambda index, history: grid[index] if index < len(grid) else None
+        return lambda index, history: _next_of_grid(grid, [seen.params for seen in history])
     if searcher == "optuna":
         return lambda index, history: _suggest_by_tpe(space, seed, index, history, mode)
     function = load_object(searcher, purpose="sweep.searcher")
     return lambda index, history: _checked(function(space, seed, index, history), space, searcher)
+
+
+def _next_of_grid(grid: Sequence[Params], tried: Sequence[Params]) -> Params | None:
+    """Return the first combination that was not tried; another space may have been searched before."""
+    return next((params for params in grid if params not in tried), None)
 
 
 def _suggest_by_tpe(space: Space, seed: int, index: int, history: Sequence[Seen], mode: Mode) -> Params:

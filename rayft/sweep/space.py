@@ -180,7 +180,12 @@ def _override(config: RunConfig, params: Params) -> dict[str, Any]:
 
 
 def _check_for_pbt(space: Space) -> None:
-    for path in space:
+    for path, dimension in space.items():
+        if dimension.when is not None:
+            raise ConfigError(
+                f"sweep.scheduler is pbt, which changes every field on its way; sweep.space.{path} has a condition.",
+                "Remove `when`, or choose another scheduler.",
+            )
         if not path.startswith("optim.") or path == "optim.name":
             raise ConfigError(
                 f"sweep.scheduler is pbt, which changes settings while a trial trains; sweep.space has {path}.",

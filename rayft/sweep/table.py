@@ -92,7 +92,7 @@ def build_table(conductor: Conductor, metric: str) -> Table:
         table.add_row(
             trial.id,
             *(format_value(trial.params[path]) if path in trial.params else "-" for path in paths),
-            f"{len(trial.curve)}/{trial.epochs}",
+            f"{trial.done_epochs}/{trial.epochs}",
             _value(trial, metric),
             trial.state,
             _left(conductor.left_s(trial)),
@@ -106,7 +106,7 @@ def build_table(conductor: Conductor, metric: str) -> Table:
 
 def trial_line(trial: Trial, metric: str, left_s: float | None) -> str:
     """Put a trial into one line."""
-    parts = [f"trial {trial.id}", describe(trial.params), f"epoch {len(trial.curve)}/{trial.epochs}"]
+    parts = [f"trial {trial.id}", describe(trial.params), f"epoch {trial.done_epochs}/{trial.epochs}"]
     if trial.best:
         parts.append(f"{metric} {_value(trial, metric)}")
     parts.append(trial.state + (f": {trial.error}" if trial.state == "failed" else ""))
@@ -126,7 +126,8 @@ def summary(result: dict[str, Any], folder: str) -> str:
     lines = [
         f"sweep    {result['name']}: {result['trials']} trials ({states}), {format_duration(result['wall_s'])} in all",
         f"best     trial {result['best_trial']}: {describe(result['best_params'])}",
-        f"         {result['metric']} {result['best_value']:.4f} in epoch {result['best']['epoch']}",
+        f"         {result['metric']} {result['best_value']:.4f} in epoch {result['best']['epoch']}"
+        + (", then trained anew on train and validation together" if result["refit"] else ""),
         *_seed_lines(result),
         f"final    {format_metrics(result['final'])}",
         f"folder   {folder}",

@@ -41,8 +41,7 @@ def trial(index, depth, rate, accuracy, **more):
     return Trial(**{**fields, **more})
 
 
-@pytest.fixture(scope="module")
-def page():
+def make_page(**winner):
     final = {"accuracy": 0.8, "test_accuracy": 0.75}
     summary = {"final": final, "best": {"epoch": 2, "step": 2}, "package": "somewhere"}
     trials = [
@@ -52,11 +51,20 @@ def page():
         trial(3, 5, 3e-2, 0.75),
         trial(4, 3, 1e-1, 0.0, state="failed", error="loss is <nan>", best=None, curve=()),
         trial(1, 3, 1e-2, 0.82, role="repeat", id="0001-seed1", seed=1),
-        trial(1, 3, 1e-2, 0.8, role="winner", id="winner", summary=summary),
+        trial(1, 3, 1e-2, 0.8, role="winner", id="winner", summary=summary, **winner),
     ]
     known = {each.id: each for each in trials}
     space = CONFIG.sweep.space
     return sweep_page(summarise(CONFIG, space, known), known, CONFIG, space)
+
+
+@pytest.fixture(scope="module")
+def page():
+    return make_page()
+
+
+def words(page):
+    return " ".join(re.sub(r"<[^>]+>", " ", page).split())
 
 
 def test_the_page_is_whole_html_of_one_file(page):
@@ -68,13 +76,19 @@ def test_the_page_is_whole_html_of_one_file(page):
 
 
 def test_the_page_says_what_to_take_and_what_it_costs(page):
-    text = " ".join(re.sub(r"<[^>]+>", " ", page).split())
+    text = words(page)
     assert "Take trial 0001: freeze.depth 3, optim.learning_rate 0.01" in text
     assert "depth 3 instead of 5: +5.0 points for 0.7x the time per epoch" in text
-    assert "0.7500 on the test split" in text
+    assert "Its accuracy is 0.8000 on the validation split, 0.7500 on the test split." in text
     assert "Trial 0004 failed: loss is &lt;nan&gt;" in text
 
 
 def test_every_trial_but_the_packaging_is_listed(page):
     rows = re.findall(r'<th scope="row">(\d{4}[^<]*)</th>', page[page.index('id="trials"') :])
     assert rows == ["0000", "0001", "0002", "0003", "0004", "0001-seed1"]
+
+
+def test_the_page_says_that_the_winner_was_trained_anew():
+    text = words(make_page(refit=True))
+    assert "learning_rate 0.01, weight_decay 0.05, trained anew on train and validation together. Its" in text
+    assert "0.8000 on the validation split before that, 0.7500 on the test split." in text

@@ -138,6 +138,68 @@ def test_a_finished_sweep_is_extended_in_a_changed_space(tmp_path):
     assert len([name for name in wider.conductor.trials if name != "winner"]) == 6
 
 
+def test_a_changed_grid_is_searched_for_what_it_has_that_is_new(tmp_path):
+    def space(*rates):
+        return {"searcher": "grid", "space": {"optim.learning_rate": {"grid": list(rates)}}}
+
+    first = Sweep(tmp_path, trials=4, **space(0.1, 0.2))
+    failed = first.conductor.next()
+    first.conductor.failed(failed.id, "the process died")
+    first.run()
+    wider = Sweep(tmp_path, trials=9, **space(0.05, 0.1, 0.2, 0.3))
+    wider.run()
+    rates = [trial.params["optim.learning_rate"] for name, trial in wider.conductor.trials.items() if name != "winner"]
+    assert rates == [0.1, 0.2, 0.05, 0.3]
+
+
+def test_a_winner_that_failed_gets_another_try_at_the_next_start(tmp_path):
+    sweep = Sweep(tmp_path, trials=1)
+    sweep.finish(sweep.conductor.next())
+    winner = sweep.conductor.next()
+    sweep.conductor.failed(winner.id, "the disk is full")
+    assert sweep.conductor.next() == "end"
+    with pytest.raises(RunFailed, match="the disk is full"):
+        summarise(sweep.config, sweep.space, sweep.conductor.trials)
+    again = Sweep(tmp_path, trials=1)
+    assert again.run() == ["winner"]
+    assert summarise(again.config, again.space, again.conductor.trials)["status"] == "finished"
+
+
+def test_a_winner_is_trained_anew_where_that_is_asked_for_later(tmp_path):
+    plain = Sweep(tmp_path, trials=1)
+    plain.run()
+    refitted = Sweep(tmp_path, trials=1, refit=True)
+    assert refitted.run() == ["winner"]
+    # A folder of its own for each trial that wins: the checkpoints of another one would be gone on from.
+    winner = refitted.conductor.trials["winner"]
+    assert refitted.conductor.winner_folder(winner) == "0000-refit"
+    assert plain.conductor.winner_folder(plain.conductor.trials["winner"]) == "0000"
+    assert Sweep(tmp_path, trials=1, refit=True).run() == []
+    result = summarise(refitted.config, refitted.space, refitted.conductor.trials)
+    rate = winner.params["optim.learning_rate"]
+    assert (result["best"], result["refit"]) == ({"epoch": 3, "step": 30, "accuracy": rate}, True)
+
+
+def test_an_interrupted_trial_without_time_left_ranks_behind_whole_ones(tmp_path):
+    first = Sweep(tmp_path, slots=1, trials=2)
+    first.run(until=lambda trial: trial.id == "0001")
+    first.report(first.conductor.trials["0001"], epochs=2, bonus=5.0)
+    now = iter([0.0, *[11.0] * 99])
+    late = Sweep(tmp_path, slots=1, trials=2, time_budget_s=10, clock=lambda: next(now))
+    assert not late.conductor.has_more()
+    assert late.run() == ["winner"]
+    assert late.conductor.trials["winner"].index == 0
+
+
+def test_it_is_known_whether_trials_have_not_started_yet(tmp_path):
+    sweep = Sweep(tmp_path, slots=2, trials=2)
+    assert sweep.conductor.has_more()
+    sweep.conductor.next()
+    assert sweep.conductor.has_more()
+    sweep.conductor.next()
+    assert not sweep.conductor.has_more()
+
+
 def test_an_unchanged_winner_is_not_packaged_again(tmp_path):
     Sweep(tmp_path).run()
     assert Sweep(tmp_path).run() == []

@@ -65,7 +65,10 @@ def test_tpe_leaves_out_trials_of_another_space():
 def test_a_grid_ends():
     settings = parse_config({"data": {"source": "x"}, "sweep": {"space": {"freeze.depth": {"grid": [1, 2]}}}})
     suggest = get_suggest("grid", settings.sweep.space, seed=0, mode="max")
-    assert [suggest(index, []) for index in range(3)] == [{"freeze.depth": 1}, {"freeze.depth": 2}, None]
+    history = []
+    while (params := suggest(len(history), history)) is not None:
+        history.append(Seen(params, None))
+    assert [seen.params for seen in history] == [{"freeze.depth": 1}, {"freeze.depth": 2}]
 
 
 def test_a_searcher_of_the_users_own_is_called_and_checked():

@@ -95,12 +95,18 @@ def sweep(
             "Set data.validation_fraction, or give examples the split validation.",
         )
     on_standing(Standing("starting Ray"))
-    with contextlib.ExitStack() as claim:
+    begun = False
+    with _raise_on_signal(), contextlib.ExitStack() as claim:
 
         def begin() -> None:
+            nonlocal begun
             require_free(folder.storage)
             folder.run.begin(config, fresh=fresh)
+            if before := folder.run.result():
+                # A kill in the middle of an extension must not leave it looking finished.
+                folder.run.write_result({**before, "status": "running"})
             claim.enter_context(claimed(folder.storage))
+            begun = True
 
         try:
             with connect(config.cluster):
@@ -108,7 +114,8 @@ def sweep(
         except RayftError as error:
             # A renewed claim would bring back a folder that is removed.
             claim.close()
-            _leave(folder, config, error, time.perf_counter() - started)
+            if begun:
+                _leave(folder, config, error, time.perf_counter() - started)
             raise
         result["wall_s"] = round(time.perf_counter() - started, 3)
         folder.run.write_result(result)
@@ -159,20 +166,19 @@ def _run_watched(
         finally:
             done.set()
 
-    with _raise_on_signal():
-        try:
-            threading.Thread(target=run, name="ray-tune", daemon=True).start()
-            reaped_at = time.monotonic()
-            while not done.wait(POLL_S):
-                on_standing(Standing("searching", plan, conductor))
-                if time.monotonic() - reaped_at > REAP_EVERY_S:
-                    # The controller of a dead trial's workers dies a moment after it.
-                    reap_placement_groups()
-                    reaped_at = time.monotonic()
-        except RunInterrupted:
-            # What Ray's end does to the trials is not theirs.
-            conductor.close()
-            raise
+    try:
+        threading.Thread(target=run, name="ray-tune", daemon=True).start()
+        reaped_at = time.monotonic()
+        while not done.wait(POLL_S):
+            on_standing(Standing("searching", plan, conductor))
+            if time.monotonic() - reaped_at > REAP_EVERY_S:
+                # The controller of a dead trial's workers dies a moment after it.
+                reap_placement_groups()
+                reaped_at = time.monotonic()
+    except RunInterrupted:
+        # What Ray's end does to the trials is not theirs.
+        conductor.close()
+        raise
     on_standing(Standing("done", plan, conductor))
     if failures:
         if isinstance(failures[0], RayftError):
@@ -232,8 +238,6 @@ def _raise_on_signal() -> Iterator[None]:
 
 def _leave(folder: SweepFolder, config: RunConfig, error: RayftError, wall_s: float) -> None:
     """Say in the folder how the sweep ended; remove it where nothing was done yet."""
-    if not (folder.storage / "config.yaml").exists():
-        return
     if error.exit_code == 2 and not (folder.storage / "trials.jsonl").exists():
         folder.storage.delete()
         return

@@ -7,7 +7,6 @@ import gc
 import os
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -28,6 +27,8 @@ from rayft.sweep.space import trial_config
 
 # Workers stop at the next pause of their loop, a second or two away; the group then winds down.
 _STOP_S = 60.0
+# Names the trial that a copy for Ray Tune was made from.
+_OWNER = "trial"
 
 
 @dataclass(frozen=True)
@@ -92,19 +93,22 @@ class TrialActor(tune.Trainable):
             self._begin_attempt()
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
-        """Copy the trial's newest checkpoint to where Ray Tune keeps those of paused and copied trials."""
-        folder = self._output["folder"].checkpoints
-        newest = max(folder.list())
-        (folder / newest).download_folder(Path(checkpoint_dir) / newest)
+        """Copy what the trial has learnt to where Ray Tune keeps that of paused and copied trials."""
+        folder: RunFolder = self._output["folder"]
+        copy = RunFolder(Storage.open(checkpoint_dir))
+        # All of them: the best epoch need not be the newest.
+        folder.checkpoints.download_folder(copy.checkpoints.root)
+        copy.write_metrics(folder.metrics())
+        (copy.storage / _OWNER).write_bytes(self._trial.id.encode())
 
     def load_checkpoint(self, checkpoint: Any) -> None:
-        """Go on from a checkpoint, of this trial or, with PBT, of another one."""
+        """Go on after a pause or, with PBT, from where another trial stands: with its curve and best epoch."""
         self._end()
-        (found,) = Path(checkpoint).glob("step-*")
-        folder: Storage = self._output["folder"].checkpoints
-        if not (folder / found.name / "position.json").exists():
-            folder.delete()
-            (folder / found.name).upload_folder(found)
+        folder, copy = self._output["folder"], RunFolder(Storage.open(checkpoint))
+        if (copy.storage / _OWNER).read_bytes().decode() != self._trial.id:
+            folder.checkpoints.delete()
+            folder.checkpoints.upload_folder(copy.checkpoints.root)
+            folder.write_metrics(copy.metrics())
         self._begin_attempt()
 
     def cleanup(self) -> None:
@@ -129,12 +133,11 @@ class TrialActor(tune.Trainable):
         self._begin_attempt()
 
     def _choose_output(self, config: dict[str, Any]) -> dict[str, Any]:
-        """Say where the trial writes: the winner goes on in the folder of the trial that won."""
+        """Say where the trial writes; the winner's folder is mostly that of the trial that won."""
         folder = self._context.folder
         if self._trial.role != "winner":
             return {"folder": folder.trial(self._trial.id), "package": None}
-        own = "winner" if self._config.sweep.refit else config["winner"]
-        return {"folder": folder.trial(own), "package": folder.run.package}
+        return {"folder": folder.trial(config["winner"]), "package": folder.run.package}
 
     def _begin_attempt(self) -> None:
         light = self._context.kind == "light"

@@ -11,24 +11,18 @@ from types import SimpleNamespace
 from typing import Any
 
 from ray import tune
-from ray.tune.schedulers import (
-    AsyncHyperBandScheduler,
-    FIFOScheduler,
-    HyperBandScheduler,
-    PopulationBasedTraining,
-    TrialScheduler,
-)
+from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from rayft.config import RunConfig
 from rayft.distributed.sweep.reap import reap_placement_groups
+from rayft.distributed.sweep.schedulers import make_scheduler
 from rayft.distributed.sweep.trial import TrialActor, TrialContext
-from rayft.sweep.choose import mode_of, sweep_metric
+from rayft.sweep.choose import sweep_metric
 from rayft.sweep.conductor import Conductor
 from rayft.sweep.plan import TrialPlan
 from rayft.sweep.space import Space
 
-REDUCTION = 3
 TUNE_SETTINGS = {
     # The sweep keeps its own record, and reports a trial that has no metric yet.
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
@@ -56,7 +50,9 @@ def run_tuner(
         actor,
         tune_config=tune.TuneConfig(
             search_alg=_Search(conductor),
-            scheduler=_SearchOnly(make_scheduler(config, space), conductor, sweep_metric(config)),
+            scheduler=_SearchOnly(
+                make_scheduler(config, space, conductor, plan.slots), conductor, sweep_metric(config)
+            ),
             num_samples=-1,
             reuse_actors=True,
             trial_dirname_creator=_name,
@@ -77,31 +73,6 @@ def run_tuner(
     finally:
         reap_placement_groups()
         done.set()
-
-
-def make_scheduler(config: RunConfig, space: Space) -> TrialScheduler:
-    """Build the scheduler that stops poor trials of the search."""
-    metric, epochs = sweep_metric(config), config.train.epochs
-    common: dict[str, Any] = {"time_attr": "epoch", "metric": metric, "mode": mode_of(metric)}
-    grace = min(config.sweep.grace_epochs or -(-epochs // 10), epochs)
-    if config.sweep.scheduler == "asha":
-        return AsyncHyperBandScheduler(
-            max_t=epochs, grace_period=grace, reduction_factor=REDUCTION, stop_last_trials=False, **common
-        )
-    if config.sweep.scheduler == "hyperband":
-        return HyperBandScheduler(max_t=epochs, reduction_factor=REDUCTION, stop_last_trials=False, **common)
-    if config.sweep.scheduler == "pbt":
-        mutations = {"params": {path: _as_tune_domain(dimension) for path, dimension in space.items()}}
-        return PopulationBasedTraining(
-            perturbation_interval=grace, hyperparam_mutations=mutations, log_config=False, **common
-        )
-    return FIFOScheduler()
-
-
-def _as_tune_domain(dimension: Any) -> Any:
-    if dimension.values is not None:
-        return list(dimension.values)
-    return tune.loguniform(*dimension.loguniform) if dimension.loguniform else tune.uniform(*dimension.uniform)
 
 
 class _OfThisProcess:
@@ -220,7 +191,7 @@ def _replay(scheduler: AsyncHyperBandScheduler, conductor: Conductor, metric: st
     for trial in conductor.trials.values():
         if trial.role != "search" or not trial.curve:
             continue
-        stand_in: Any = SimpleNamespace(trial_id=trial.id)
+        stand_in: Any = SimpleNamespace(trial_id=trial.id, config={"trial": {"index": trial.index}})
         scheduler.on_trial_add(None, stand_in)
         for line in trial.curve:
             scheduler.on_trial_result(None, stand_in, {"epoch": line["epoch"], metric: line[metric]})
