@@ -89,7 +89,8 @@ def test_a_worker_that_always_dies_fails_the_run_after_the_allowed_restarts(home
     # Ray's own sentence about the cause depends on what it happens to notice first.
     assert re.search(r"^  rank [01]: \w+", command.err, re.M), command.err
     assert len(command.err[command.err.index("error: ") :].splitlines()) <= 4
-    assert len({pid for _, _, pid, _ in steps_log(home)}) in (2, 4)
+    # Two starts; a worker that is late dies with its peer before its first step.
+    assert len({pid for _, _, pid, _ in steps_log(home)}) in (2, 3, 4)
 
 
 @pytest.mark.full
