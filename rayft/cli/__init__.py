@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from rayft.cli import cache, data, evaluate, init, models, predict, schema, sweep, train, validate, verify
+from rayft.cli import cache, data, evaluate, init, keys, models, predict, schema, sweep, train, validate, verify
 from rayft.cli.app import app
 from rayft.errors import RayftError
 
@@ -14,6 +14,7 @@ __all__ = [
     "data",
     "evaluate",
     "init",
+    "keys",
     "main",
     "models",
     "predict",

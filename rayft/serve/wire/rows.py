@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from rayft.serve.answers import PRESENT, best_classes
+from rayft.serve.answers import PRESENT
 from rayft.serve.contract import ServedModel
 
 DEFAULT_TOP = 5
@@ -34,14 +34,10 @@ def best_labels(labels: Sequence[str], probabilities: np.ndarray) -> list[bytes]
 
 
 def _row(model: ServedModel, probabilities: np.ndarray, top: int) -> dict[str, Any]:
-    best = best_classes(probabilities, model.labels, top)
-    label, probability = best[0]
-    row = {
-        "label": label,
-        "probability": probability,
-        "probabilities": probabilities,
-        "top": [{"label": name, "probability": value} for name, value in best],
-    }
+    order = np.argsort(-probabilities, kind="stable")[:top]
+    # Single precision throughout: written as float64, the same number would look like another.
+    best = [{"label": model.labels[index], "probability": probabilities[index]} for index in order]
+    row = {**best[0], "probabilities": probabilities, "top": best}
     if model.multi_label:
         row["labels"] = [model.labels[index] for index in np.flatnonzero(probabilities > PRESENT)]
     return row

@@ -1,0 +1,28 @@
+"""Bounds of what one client may ask of an endpoint."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Bounds of one process's listeners.
+
+    Attributes:
+        deadline_s: Longest time of a request; a client may ask for less.
+        max_body_bytes: Largest body, or gRPC message.
+        max_pictures: Most pictures in a request.
+        slow_client_s: Longest time for the head of a request; longest pause within a body.
+        max_connections: Most open connections.
+        drain_s: Longest wait, at a stop, for the answers that are under way.
+        requests_per_connection: After about so many a connection ends, so that clients spread over new replicas.
+    """
+
+    deadline_s: float = 30.0
+    max_body_bytes: int = 16_000_000
+    max_pictures: int = 128
+    slow_client_s: float = 20.0
+    max_connections: int = 1000
+    drain_s: float = 20.0
+    requests_per_connection: int = 1000
