@@ -15,8 +15,10 @@ from typing import Any
 import ray
 from ray.train import FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
 from ray.train.tensorflow import TensorflowTrainer
+from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
 
 from rayft.config import ClusterConfig
+from rayft.distributed.backend import WorkersOfTensorflow
 from rayft.distributed.monitor import Monitor
 from rayft.errors import RunFailed, RunInterrupted
 from rayft.storage import Storage
@@ -59,8 +61,9 @@ def run_group(
         RunInterrupted: A signal ended the run.
     """
     monitor: Any = Monitor.remote()  # type: ignore[attr-defined]
-    trainer = TensorflowTrainer(
+    trainer = _Trainer(
         function,
+        tensorflow_config=WorkersOfTensorflow(),
         train_loop_config={**payload, "monitor": monitor, "driver_folder": os.getcwd(), "driver_path": sys.path},
         scaling_config=ScalingConfig(
             num_workers=cluster.workers,
@@ -117,6 +120,13 @@ def run_group(
             "Mend its cause and run the same command again; it goes on from the last checkpoint.",
         )
     return {**result, "restarts": state["restarts"]}
+
+
+class _Trainer(TensorflowTrainer):
+    """Leaves out Ray Data's part, which is a process a group and serves nobody here: data goes to workers as files."""
+
+    def _create_default_callbacks(self) -> list[Any]:
+        return [each for each in super()._create_default_callbacks() if not isinstance(each, DatasetsCallback)]
 
 
 def _resources(cluster: ClusterConfig) -> dict[str, float]:

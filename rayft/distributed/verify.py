@@ -9,14 +9,14 @@ from typing import Any
 
 import numpy as np
 import ray
-import ray.train.collective
+import ray.train
 
 from rayft.config import RunConfig
 from rayft.distributed.cluster import connect, embedded_resources
 from rayft.distributed.devices import plan_devices, prepare_tensorflow
 from rayft.distributed.group import OnProgress, run_group
 from rayft.distributed.run import prepare_dataset
-from rayft.distributed.worker import enter_driver_folder, report_final_errors
+from rayft.distributed.worker import broadcast, enter_driver_folder, report_final_errors
 from rayft.errors import ConfigError
 from rayft.storage import Storage
 
@@ -161,7 +161,7 @@ def _verify_worker(payload: dict[str, Any]) -> None:
     from rayft.learn.parity import run_cases
     from rayft.learn.place import Place
 
-    place = Place(rank, config.cluster.workers, ray.train.collective.broadcast_from_rank_zero, lambda: None)
+    place = Place(rank, config.cluster.workers, broadcast, lambda: None)
 
     def tell(case: str) -> None:
         if rank == 0:

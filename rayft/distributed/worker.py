@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import faulthandler
 import os
+import pickle
 import re
 import sys
 import tempfile
@@ -94,6 +95,14 @@ def describe_error(error: Exception, who: str) -> str:
     )
 
 
+def broadcast(value: Any) -> Any:
+    """Return rank 0's value on every rank; a collective.
+
+    It travels as bytes, since Ray passes it through an actor that would import TensorFlow to read some of our types.
+    """
+    return pickle.loads(ray.train.collective.broadcast_from_rank_zero(pickle.dumps(value)))
+
+
 def enter_driver_folder(payload: dict[str, Any]) -> None:
     """Make relative paths and import paths mean what they mean to the person at the driver."""
     if os.path.isdir(payload["driver_folder"]):
@@ -140,7 +149,7 @@ def _session(
 
     alive()
     local_workers = ray.train.get_context().get_local_world_size()
-    place = Place(rank, num_workers, ray.train.collective.broadcast_from_rank_zero, alive, local_workers)
+    place = Place(rank, num_workers, broadcast, alive, local_workers)
     result = run_session(
         config,
         dataset,

@@ -1,4 +1,6 @@
 import socket
+import subprocess
+import sys
 
 import pytest
 
@@ -46,3 +48,12 @@ def test_an_address_where_nobody_listens_is_refused_at_once():
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         with pytest.raises(ClusterError, match=address), connect(ClusterConfig(address=address)):
             pytest.fail("it connected")
+
+
+def test_what_starts_a_group_of_workers_loads_no_tensorflow():
+    # Ray's controller unpickles these; TensorflowConfig of Ray's own would cost it three seconds.
+    names = ("backend", "monitor", "worker")
+    code = f"import sys; {'; '.join(f'import rayft.distributed.{name}' for name in names)}; print(sys.modules.keys())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "'rayft.distributed.worker'" in done.stdout
+    assert "'tensorflow'" not in done.stdout
