@@ -36,10 +36,10 @@ def train_cached(settings: dict[str, Any]) -> dict[str, Any]:
     from rayft.learn.loop import Plan, train_epochs
     from rayft.learn.step import Task
     from rayft.model.network import build_network
+    from rayft.prefix.boundary import describe_boundary
     from rayft.prefix.build import Builder
     from rayft.prefix.ensure import open_caches
     from rayft.prefix.store import CacheFolder
-    from rayft.prefix.survey import survey_boundary
 
     dataset = open_dataset(config)
     network = build_network(config, len(dataset.labels))
@@ -47,10 +47,10 @@ def train_cached(settings: dict[str, Any]) -> dict[str, Any]:
     epochs = config.train.epochs
     task = Task(config, network, total_steps=per_epoch * epochs, cached=True)
     with _Clock() as clock:
-        survey = survey_boundary(config, dataset, network, network.frozen_depth)
+        boundary = describe_boundary(config, dataset, network, network.frozen_depth)
         builder, folder = Builder(config, dataset, network), CacheFolder.of(config.storage)
         opened = open_caches(
-            config, dataset, [survey], folder, builder, share=(0, 1), tell=lambda _: None, alive=lambda: None
+            config, dataset, [boundary], folder, builder, share=(0, 1), tell=lambda _: None, alive=lambda: None
         )
         features = opened.caches[0]
         batches = train_batches(dataset, config, network.image_size, rank=0, num_workers=1, features=features)

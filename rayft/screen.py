@@ -55,7 +55,7 @@ def progress_line(state: dict[str, Any]) -> str:
     """Put a progress into one line."""
     parts = [state["phase"], *([f"{state['share']:.0%}"] if "share" in state else [])]
     if "workers" in state:
-        parts.insert(0, f"{state['workers']} workers")
+        parts.insert(0, _count(state["workers"], "worker"))
     if "epoch" in state:
         parts = [f"epoch {state['epoch']}/{state['epochs']}", f"step {state['step']}/{state['steps']}"]
         if "stage" in state:
@@ -84,7 +84,7 @@ def summary(result: dict[str, Any], folder: str) -> str:
     best = {name: value for name, value in result["best"].items() if name not in ("epoch", "step")}
     lines = [
         f"run      {result['name']}: {result['status']}, {result['epochs']} epochs, {result['steps']} steps, "
-        f"{result['num_workers']} workers",
+        f"{_count(result['num_workers'], 'worker')}",
         f"best     epoch {result['best']['epoch']}: {format_metrics(best)}",
         f"final    {format_metrics(result['final'])}",
         f"speed    {result['examples_per_s']:,.0f} examples/s, {format_duration(result['wall_s'])} in all",
@@ -123,6 +123,10 @@ def evaluation_summary(result: dict[str, Any], output: str | None) -> str:
         f"calibrated  {format_metrics(result['calibrated'])}, temperature {result['temperature']:.4f}",
     ]
     return "\n".join([*lines, f"report      {output}/report.html"] if output else lines)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def format_metrics(values: dict[str, Any]) -> str:

@@ -47,7 +47,7 @@ def choose(survey: Survey, cpus: int) -> list[Choice]:
         survey: What is in the data.
         cpus: CPUs of this machine.
     """
-    train, classes = survey.sizes["train"], len(survey.labels)
+    train = survey.sizes["train"]
     return [
         Choice("name", _name(survey.source), "Also the name of the folder below runs/."),
         Choice("data.source", survey.source, _what(survey)),
@@ -55,7 +55,7 @@ def choose(survey: Survey, cpus: int) -> list[Choice]:
         Choice(
             "model.backbone", "efficientnet_lite0", "Small, and pretrained on ImageNet; `rayft schema` names others."
         ),
-        *_network(survey, train, classes),
+        *_network(train),
         *_training(survey, train),
         Choice("cluster.workers", 1, "More workers compute the same run; worth it once a run takes minutes."),
         Choice("cluster.cpus_per_worker", cpus, f"This machine has {cpus}."),
@@ -84,7 +84,8 @@ def render(choices: list[Choice], notes: list[str]) -> str:
             node = node.setdefault(section, {})
         node[last] = choice
     lines = [f"# {line}" for note in notes for line in _wrapped(note)]
-    return "\n".join([*lines, *_lines(tree, "")]) + "\n"
+    # Apart from the reason of the first value.
+    return "\n".join([*lines, *([""] if lines else []), *_lines(tree, "")]) + "\n"
 
 
 def notes_on(survey: Survey) -> list[str]:
@@ -126,8 +127,9 @@ def _data(survey: Survey, train: int) -> list[Choice]:
         )
     if survey.bad:
         choices.append(Choice("data.on_bad", "skip", f"{len(survey.bad)} pictures cannot be decoded."))
-    if not survey.has_own_split and train >= 200:
-        choices.append(Choice("data.test_fraction", 0.15, "The data names no test split; never trained on."))
+    if survey.test_fraction:
+        reason = "The data names no test split; these examples are never trained on."
+        choices.append(Choice("data.test_fraction", survey.test_fraction, reason))
     batch = 16 if train < 320 else 32 if train < MANY_EXAMPLES else 64
     if batch != 32:
         choices.append(Choice("data.global_batch_size", batch, f"For {train:,} training examples."))
@@ -137,12 +139,12 @@ def _data(survey: Survey, train: int) -> list[Choice]:
     return choices
 
 
-def _network(survey: Survey, train: int, classes: int) -> list[Choice]:
+def _network(train: int) -> list[Choice]:
     if train < FEW_EXAMPLES:
         reason = f"{train:,} examples train a head well and a backbone badly; its activations are computed once."
         return [
             Choice("freeze.depth", "all", reason),
-            Choice("model.dropout", 0.5, f"A head of {classes} classes on {train:,} examples learns them by heart."),
+            Choice("model.dropout", 0.5, f"In so many epochs a head learns {train:,} examples by heart."),
         ]
     return [Choice("freeze.depth", 0.7, f"{train:,} examples can improve the last blocks; the rest stays fixed.")]
 

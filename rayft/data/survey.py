@@ -21,6 +21,8 @@ from rayft.errors import DataError
 from rayft.storage import Storage
 
 SIZED_PICTURES = 2_000
+TEST_FRACTION = 0.15
+FEWEST_TO_TEST = 200
 _CHUNK = 512
 
 
@@ -49,8 +51,8 @@ class Survey:
         source: As the user named it.
         labels: Names of the classes.
         multi_label: Whether a picture may have several.
-        sizes: Examples of each split, as a config without further settings divides them.
-        has_own_split: Whether the source itself says which examples are the test.
+        sizes: Examples of each split, as the config that is written divides them.
+        test_fraction: Part to set apart as the test; 0 where the source names one, or is too small.
         class_counts: Training examples of each class, in the order of ``labels``.
         median_side: Median over pictures of the shorter side, pixels.
         colourless: Whether all pictures looked at are grey.
@@ -63,7 +65,7 @@ class Survey:
     labels: tuple[str, ...]
     multi_label: bool
     sizes: dict[str, int]
-    has_own_split: bool
+    test_fraction: float
     class_counts: tuple[int, ...]
     median_side: int
     colourless: bool
@@ -89,7 +91,12 @@ def survey(config: RunConfig, say: Callable[[str], None]) -> Survey:
     """
     say("reading the data")
     group = _group_column(config)
-    dataset = open_dataset(_grouped_by(config, group))
+    config = _grouped_by(config, group)
+    dataset = open_dataset(config)
+    held_out = 0.0 if dataset.size("test") or dataset.size("train") < FEWEST_TO_TEST else TEST_FRACTION
+    if held_out:
+        data = config.data.model_copy(update={"test_fraction": held_out})
+        dataset = open_dataset(config.model_copy(update={"data": data}))
     examples = dataset.examples
     names = dict(zip(examples["row"].to_pylist(), examples["name"].to_pylist(), strict=True))
     bad = find_bad(dataset, config.data.max_pixels, say)
@@ -104,7 +111,7 @@ def survey(config: RunConfig, say: Callable[[str], None]) -> Survey:
         labels=dataset.labels,
         multi_label=dataset.multi_label,
         sizes={split: dataset.size(split) for split in ("train", "validation", "test")},
-        has_own_split=dataset.size("test") > 0,
+        test_fraction=held_out,
         class_counts=tuple(int(count) for count in train.counts()),
         median_side=int(np.median(sides)),
         colourless=colourless,

@@ -12,7 +12,8 @@ import numpy as np
 
 from rayft.errors import StorageError
 from rayft.learn.patience import Patience, Waiting
-from rayft.learn.step import Task, state_variables
+from rayft.learn.state import state_variables
+from rayft.learn.step import Task
 from rayft.storage import Storage
 
 FORMAT = 1

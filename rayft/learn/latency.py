@@ -8,7 +8,7 @@ import time
 import tensorflow as tf
 
 from rayft.config import RunConfig, parse_config
-from rayft.learn.step import Forward
+from rayft.learn.forward import Forward
 from rayft.model.network import build_network
 
 WARM_UP, MEASURED = 3, 15

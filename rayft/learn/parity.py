@@ -22,7 +22,8 @@ from rayft.learn.loop import Plan
 from rayft.learn.optimizer import Updater
 from rayft.learn.phased import Phased
 from rayft.learn.place import Place
-from rayft.learn.step import Task, state_variables
+from rayft.learn.state import state_variables
+from rayft.learn.step import Task
 from rayft.learn.training import Training
 from rayft.model.network import build_network, default_image_size, smallest_side
 

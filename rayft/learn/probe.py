@@ -21,7 +21,7 @@ from rayft.learn.evaluate import make_evaluate
 from rayft.learn.loop import Plan, compile_steps
 from rayft.learn.phased import Phased
 from rayft.learn.place import Place
-from rayft.learn.step import state_variables
+from rayft.learn.state import state_variables
 from rayft.model.network import Network
 
 # After the traced step, these use up what the pipeline had decoded while TensorFlow traced.

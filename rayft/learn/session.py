@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import tempfile
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,36 +14,29 @@ from rayft.config import RunConfig, is_auto
 from rayft.data.dataset import Dataset
 from rayft.data.notices import accuracy_notice
 from rayft.data.objective import make_objective
-from rayft.data.picture import decode_picture
 from rayft.data.pipeline import find_undecodable
-from rayft.data.views import answer_views, tta_record
 from rayft.errors import DataError
-from rayft.evaluation.calibration import as_probabilities
 from rayft.learn.batches import Batches
 from rayft.learn.checkpoint import Checkpoints, Position
+from rayft.learn.chief import Chief, Observer
 from rayft.learn.digest import digest
 from rayft.learn.distill import Teacher
 from rayft.learn.final import FinalEvaluation, evaluate_finally
-from rayft.learn.journal import Journal
-from rayft.learn.loop import Plan, Progress
+from rayft.learn.hand_over import package_network
+from rayft.learn.loop import Plan
 from rayft.learn.phased import Phased
 from rayft.learn.place import Place
 from rayft.learn.remarks import start_notices
-from rayft.learn.schedule import learning_rate
 from rayft.learn.settle import settle_batch_size, settle_rate
-from rayft.learn.step import Forward, Task, state_variables
+from rayft.learn.state import state_variables
+from rayft.learn.step import Task
 from rayft.learn.training import Training
-from rayft.model.layers import portable
-from rayft.model.network import Network, build_network, describe_blocks
-from rayft.package.golden import Golden, choose_rows
-from rayft.package.write import write_package
+from rayft.model.network import Network, build_network
 from rayft.prefix.decide import Decision
 from rayft.prefix.prepare import Prefix, prepare_prefix
 from rayft.runs import BATCH_SIZE, RATE, RunFolder, with_choices
 from rayft.storage import Storage
 from rayft.timing import Stopwatch
-
-Observer = Callable[[dict[str, Any]], bool]
 
 
 @dataclass(frozen=True)
@@ -105,7 +95,7 @@ def run_session(
         if place.is_chief:
             folder.choose(config, (BATCH_SIZE,))
     with watch("building the network"):
-        session = _Session(config, dataset, place, strategy, observer, output, watch)
+        session = Session(config, dataset, place, strategy, observer, output, watch)
     with contextlib.closing(session.prefix):
         with watch("building the network"):
             session.resume()
@@ -114,7 +104,9 @@ def run_session(
         return session.finish(time.perf_counter() - started) if is_done else None
 
 
-class _Session:
+class Session:
+    """What a replica holds while it trains."""
+
     def __init__(
         self,
         config: RunConfig,
@@ -183,7 +175,7 @@ class _Session:
 
     def train(self, observer: Observer) -> bool:
         """Take all steps that are left; returns whether none is left then."""
-        chief = _Chief(self, observer) if self.place.is_chief else None
+        chief = Chief(self, observer) if self.place.is_chief else None
         try:
             for progress in self.training.run(lambda: chief is not None and chief.stop_requested):
                 self.place.alive()
@@ -236,7 +228,10 @@ class _Session:
         tested = {f"test_{name}": value for name, value in last.metrics.get("test", {}).items()}
         final = {**best["metrics"], **tested}
         with self.watch("package"), self.training.judged():
-            self._write_package(self.package, final, last.calibration)
+            network = self.network.in_last_phase()
+            package_network(
+                self.package, network, self.config, self.dataset, metrics=final, calibration=last.calibration
+            )
         metric = self.config.train.metric
         validated = self.dataset.size("validation")
         wide = accuracy_notice(best["metrics"]["accuracy"], validated) if validated and best["metrics"] else None
@@ -269,106 +264,4 @@ class _Session:
             self.folder.storage,
             rank=self.place.rank,
             alive=self.place.alive,
-        )
-
-    def _write_package(self, where: Storage, metrics: dict[str, float], calibration: dict[str, Any]) -> None:
-        # The best epoch may lie in an earlier phase; what stayed fixed to the end was fixed there too.
-        network = self.network.in_last_phase()
-        sizes = {split: size for split in ("train", "validation", "test") if (size := self.dataset.size(split))}
-        golden_split = next(split for split in ("validation", "test", "train") if split in sizes)
-        with tempfile.TemporaryDirectory(prefix="rayft-package-") as scratch:
-            local = Path(scratch) / "package"
-            write_package(
-                local,
-                model=portable(network.model),
-                config=self.config,
-                labels=self.dataset.labels,
-                multi_label=self.dataset.multi_label,
-                image_size=network.image_size,
-                licence=network.licence,
-                metrics=metrics,
-                dataset_fingerprint=self.dataset.fingerprint,
-                blocks_frozen=[block.name for block in network.blocks[: network.frozen_depth]],
-                blocks=describe_blocks(network),
-                calibration=calibration,
-                golden=self._golden(network, golden_split, calibration["temperature"]),
-                golden_split=golden_split,
-                examples=sizes,
-                boundary=network.boundary_name,
-            )
-            where.delete()
-            where.upload_folder(local)
-
-    def _golden(self, network: Network, split: str, temperature: float) -> Golden:
-        """Answer a few examples as ``evaluate`` does."""
-        rows = self.dataset.split(split)["row"].to_numpy()
-        inputs = self.dataset.reader.read(rows[choose_rows(len(rows))])
-        images = [
-            decode_picture(tf.constant(encoded), network.image_size, self.config.data.channels) for encoded in inputs
-        ]
-        # The task's own may begin behind the prefix cache.
-        several = self.dataset.multi_label
-        logits = answer_views(Forward(network), tf.stack(images), tta_record(self.config), multi_label=several).numpy()
-        probabilities = as_probabilities(logits, temperature, multi_label=several)
-        return Golden(tuple(inputs), probabilities)
-
-
-class _Chief:
-    """What rank 0 does besides: journal, checkpoints, and telling the observer."""
-
-    def __init__(self, session: _Session, observer: Observer) -> None:
-        self._session = session
-        self._observer = observer
-        # Of the steps that come next; the position's may have dropped at the end of an epoch.
-        self._plateau_factor = session.position.waiting.plateau_factor
-        self.stop_requested = False
-        config, plan, train_size = session.config, session.plan, session.dataset.size("train")
-        size, per_epoch = config.data.global_batch_size, plan.steps_per_epoch
-        self._journal = Journal(
-            session.folder,
-            start_step=session.position.step,
-            unlogged=session.position.unlogged,
-            steps_per_epoch=per_epoch,
-            log_every_steps=config.train.log_every_steps,
-            examples_per_step=lambda step: min(size, train_size - step % per_epoch * size),
-            learning_rate=lambda step: (
-                session.phased.rate_factor(step)
-                * float(
-                    learning_rate(config.optim, tf.constant(step, tf.int64), plan.total_steps, self._plateau_factor)
-                )
-            ),
-            stage=session.phased.describe,
-        )
-        chosen = session.folder.choices()
-        self._notices = [*(f"{name}: auto chose {value:g}" for name, value in chosen.items()), *session.notices]
-        self._tell(float("nan"), {})
-
-    def record(self, progress: Progress) -> None:
-        """Write down what happened, checkpoint where it is due, and ask whether to stop."""
-        session = self._session
-        self._journal.add(progress.losses, progress.seconds, progress.metrics)
-        if progress.stopping or session.plan.is_pause(progress.step):
-            self._journal.flush()
-            session.checkpoints.save(session.task, replace(session.position, unlogged=self._journal.unlogged))
-        self._plateau_factor = session.position.waiting.plateau_factor
-        self._tell(float(progress.losses[-1]), progress.metrics or {})
-
-    def _tell(self, loss: float, metrics: dict[str, float]) -> None:
-        plan, position = self._session.plan, self._session.position
-        rate = self._journal.steps_per_s
-        self.stop_requested = self._observer(
-            {
-                "phase": "training",
-                **self._session.phased.describe(position.step),
-                "epoch": min(position.step // plan.steps_per_epoch + 1, plan.epochs),
-                "epochs": plan.epochs,
-                "step": position.step,
-                "steps": plan.total_steps,
-                "loss": loss,
-                "metrics": metrics,
-                "examples_per_s": self._journal.examples_per_s,
-                "left_s": (plan.total_steps - position.step) / rate if rate else None,
-                "done_epochs": position.epoch,
-                "notices": [*self._session.prefix.notices, *self._notices],
-            }
         )

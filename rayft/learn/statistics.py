@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
-from rayft.learn.evaluate import BATCHES_PER_CALL
 from rayft.learn.step import Batch, Task
+from rayft.learn.sums import make_sum
 from rayft.model.layers import replica_batch
 
 
@@ -23,14 +23,13 @@ def make_statistics(task: Task, alive: Callable[[], None] = lambda: None) -> Cal
     """
     sizes = [int(variable.shape[0]) for variable in task.statistics]
     order = {id(variable): index for index, variable in enumerate(task.statistics)}
-    parts = task.parts
 
     def batch_sums(batch: Batch) -> tf.Tensor:
         totals = [tf.zeros([size], tf.float64) for size in sizes]
         counts = [tf.zeros([], tf.float64) for _ in sizes]
-        for part in range(parts):
+        for part in range(task.in_parts.parts):
             own: list = []
-            piece = task.part_of(batch, part)
+            piece = task.in_parts.part_of(batch, part)
             with replica_batch(task.place_of(piece, own)):
                 task.logits(piece, training=True)
             for layer, mean, variance, count in own:
@@ -40,24 +39,10 @@ def make_statistics(task: Task, alive: Callable[[], None] = lambda: None) -> Cal
                     counts[index] += tf.cast(count, tf.float64)
         return tf.concat([*totals, tf.stack(counts)], axis=0)
 
-    length = sum(sizes) + len(sizes)
-
-    @tf.function
-    def run_batches(iterator: tf.data.Iterator, count: tf.Tensor) -> tf.Tensor:
-        sums = tf.zeros([length], tf.float64)
-        for _ in tf.range(count):
-            sums += tf.ensure_shape(task.strategy.run(batch_sums, args=(next(iterator),)), [length])
-        return sums
+    sum_over = make_sum(task, batch_sums, sum(sizes) + len(sizes), alive)
 
     def statistics(batches: tf.data.Dataset, steps: int) -> list[tf.Tensor]:
-        iterator = iter(batches)
-        sums = tf.zeros([length], tf.float64)
-        while steps > 0:
-            count = min(steps, BATCHES_PER_CALL)
-            sums += run_batches(iterator, tf.constant(count))
-            steps -= count
-            alive()
-        *totals, counts = tf.split(sums, [*sizes, len(sizes)])
+        *totals, counts = tf.split(sum_over(iter(batches), steps), [*sizes, len(sizes)])
         return [
             tf.cast(total / count, variable.dtype)
             for total, count, variable in zip(totals, tf.unstack(counts), task.statistics, strict=True)

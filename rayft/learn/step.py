@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
 
-import keras
 import numpy as np
 import tensorflow as tf
 
@@ -18,20 +16,19 @@ from rayft.imports import load_object
 from rayft.learn.average import MovingAverage, make_average
 from rayft.learn.digest import digest
 from rayft.learn.distill import Teacher, distillation_loss
+from rayft.learn.forward import Forward, as_written
 from rayft.learn.groups import pulls, rate_factors
+from rayft.learn.in_parts import InParts
 from rayft.learn.l2_sp import L2Sp
+from rayft.learn.loss_scale import LossScale
 from rayft.learn.losses import Loss, get_loss
 from rayft.learn.optimizer import Updater
-from rayft.model.fold import fold_batch_norm
+from rayft.learn.state import frozen_variables
 from rayft.model.layers import ReplicaBatch, current_batch, replica_batch, training_statistics
 from rayft.model.network import Network
 
 Batch = dict[str, tf.Tensor]
 Step = Callable[["Task", Batch], tf.Tensor]
-
-
-# AutoGraph, which converts steps of the user's own and what they call, finds nothing to convert here, slowly.
-_as_written = tf.autograph.experimental.do_not_convert
 
 
 def train_step(task: Task, batch: Batch) -> tf.Tensor:
@@ -53,38 +50,6 @@ def train_step(task: Task, batch: Batch) -> tf.Tensor:
     return task.minimize(tape, loss)
 
 
-class Forward:
-    """The network as a step calls it: frozen prefix in folded form, then the trainable rest."""
-
-    def __init__(self, network: Network, *, cached: bool = False) -> None:
-        """Split ``network`` at its freeze boundary, where it has one.
-
-        Args:
-            network: The whole.
-            cached: The prefix was computed before, so that none is built here: calls take its activations.
-        """
-        parts = network.split()
-        self._frozen = parts[0] if parts else None
-        self.prefix = fold_batch_norm(parts[0]) if parts and not cached else None
-        self.suffix = parts[1] if parts else network.model
-
-    def reload(self) -> None:
-        """Fold anew, after weights were restored: what an earlier phase froze, a later one may have trained."""
-        if self.prefix is not None:
-            self.prefix.set_weights(fold_batch_norm(self._frozen).get_weights())
-
-    @_as_written
-    def __call__(self, images: tf.Tensor, training: bool = False) -> tf.Tensor:
-        """Map images [b, H, W, C] in [0, 255], or with the prefix cache activations, to logits [b, classes]."""
-        features = images if self.prefix is None else self.prefix(images, training=False)
-        return self.suffix(features, training=training)
-
-    @property
-    def penalty(self) -> tf.Tensor | float:
-        """Sum of the regularisers that the layers carry."""
-        return sum(self.suffix.losses) if self.suffix.losses else 0.0
-
-
 class CachedBatch(dict[str, tf.Tensor]):
     """A batch with ``features`` in the place of ``image``, which says so when it is asked for one."""
 
@@ -93,26 +58,6 @@ class CachedBatch(dict[str, tf.Tensor]):
             f"The step reads batch[{key!r}], but with the prefix cache a batch holds {', '.join(self)}.",
             "Call task.logits(batch, training=True) instead, or set prefix_cache to off.",
         )
-
-
-class LossScale:
-    """Dynamic loss scale for float16: halved at an overflow, doubled after 2,000 good steps.
-
-    Source: Micikevicius et al. 2018, arXiv:1710.03740, section 3.2.
-    """
-
-    def __init__(self, initial: float) -> None:
-        """Start at ``initial``; 1 for formats with the exponent range of float32."""
-        self.dynamic = initial != 1.0
-        self.scale = keras.Variable(initial, trainable=False, name="loss_scale", dtype="float32")
-        self.good_steps = keras.Variable(0, trainable=False, name="good_steps", dtype="int32")
-
-    def record(self, finite: tf.Tensor) -> None:
-        """Adapt the scale to whether this step's gradient was finite."""
-        grow = finite & (self.good_steps.value >= 1999)
-        scale = self.scale.value
-        self.scale.assign(tf.where(finite, tf.where(grow, scale * 2, scale), tf.maximum(scale / 2, 1.0)))
-        self.good_steps.assign(tf.where(finite & ~grow, self.good_steps.value + 1, 0))
 
 
 class Task:
@@ -127,7 +72,7 @@ class Task:
         updater: Turns summed gradients into weights.
         statistics: Moving means and variances of the BatchNormalization layers that train.
         average: Averaged weights that the network holds while it is judged; None where training's own are judged.
-        parts: Parts that a batch is computed in, one after the other.
+        in_parts: Computes a batch in parts, or uphill, where that is asked for.
         objective: What the labels ask of the network.
     """
 
@@ -195,10 +140,7 @@ class Task:
         if anchors is not None:
             initial = np.concatenate([anchors[id(self.variables[index])].ravel() for index in self.updater.order])
         self._l2_sp = L2Sp(self.updater, *pulls(l2_sp, network), initial) if l2_sp.alpha or l2_sp.beta else None
-        self.parts = config.train.accumulate_steps
-        self._rho = config.optim.sam.rho
-        # What ``apply`` was given, while gradients are collected instead of applied.
-        self._collected: list[tf.Tensor] | None = None
+        self.in_parts = InParts(self, config.train.accumulate_steps, config.optim.sam.rho, config.train.step)
 
     @functools.cached_property
     def frozen_sha256(self) -> str:
@@ -221,14 +163,15 @@ class Task:
 
     def run_step(self, batch: Batch) -> tf.Tensor:
         """Run the configured step on this replica's slice; returns the global mean loss, a scalar."""
-        if self.parts == 1 and not self._rho:
-            with replica_batch(self.place_of(batch)):
-                loss = self._step(self, _as_given(batch))
-        else:
-            loss = self._step_in_parts(batch)
+        loss = self.in_parts.run_step(batch) if self.in_parts.is_on else self.take_step(batch)
         if isinstance(self.average, MovingAverage):
             self.average.add(batch["step"])
         return loss
+
+    def take_step(self, batch: Batch) -> tf.Tensor:
+        """Call the configured step on a slice, or on a part of it."""
+        with replica_batch(self.place_of(batch)):
+            return self._step(self, CachedBatch(batch) if "features" in batch else batch)
 
     def place_of(self, batch: Batch, moments: list | None = None) -> ReplicaBatch:
         """Return what the layers need to know of a batch, or of a part of it."""
@@ -239,70 +182,11 @@ class Task:
             seed=self._config.seed,
             global_batch_size=self._config.data.global_batch_size,
             gather=self._gather,
-            may_be_empty=self.parts > 1,
+            may_be_empty=self.in_parts.parts > 1,
             moments=moments,
         )
 
-    def part_of(self, batch: Batch, index: tf.Tensor | int) -> Batch:
-        """Return one of ``train.accumulate_steps`` parts of a replica's slice; the pipeline lays them in a row."""
-
-        def take(value: tf.Tensor) -> tf.Tensor:
-            size = value.shape[0] // self.parts
-            return tf.reshape(value, [self.parts, size, *value.shape[1:]])[index]
-
-        return {key: take(value) if value.shape.rank else value for key, value in batch.items()}
-
-    def _step_in_parts(self, batch: Batch) -> tf.Tensor:
-        """Sum gradients over parts of the batch before the update; with sharpness-aware minimisation, twice."""
-        total = self.all_reduce(self._collect(batch))
-        gradient, loss = total[:-1], total[-1]
-        if self._rho:
-            # The sum over all replicas decides the direction, so that it is the same on any number of them.
-            length = tf.maximum(tf.norm(gradient), np.finfo("float32").tiny)
-            uphill = gradient * (tf.constant(self._rho, gradient.dtype) / length)
-            before = [tf.identity(variable.value) for variable in self.statistics]
-            self.updater.write(self.updater.weights() + uphill)
-            gradient = self.all_reduce(self._collect(batch))[:-1]
-            self.updater.write(self.updater.weights())
-            # The moving averages are those of the weights, not of the point uphill.
-            for variable, value in zip(self.statistics, before, strict=True):
-                variable.assign(value)
-        return self._update(gradient, loss, batch["step"])
-
-    def _collect(self, batch: Batch) -> tf.Tensor:
-        """Return this replica's flat gradient, times the loss scale, and its part of the loss, as one vector."""
-        if self.parts == 1:
-            return self._collect_part(batch)
-
-        def add_part(index: tf.Tensor | int, total: tf.Tensor) -> tuple[tf.Tensor | int, tf.Tensor]:
-            # One part after the other, else all would be in memory at once.
-            with tf.control_dependencies([total]):
-                return index + 1, total + self._collect_part(self.part_of(batch, index))
-
-        total = tf.zeros([self.updater.size + 1], self.variables[0].dtype)
-        if not self.statistics and self._step is train_step:
-            start = (tf.constant(0), total)
-            return tf.while_loop(lambda index, _: index < self.parts, add_part, start, parallel_iterations=1)[1]
-        # TensorFlow allows no collective inside a loop, and these steps may have some.
-        for index in range(self.parts):
-            total = add_part(index, total)[1]
-        return total
-
-    def _collect_part(self, part: Batch) -> tf.Tensor:
-        self._collected = []
-        try:
-            with replica_batch(self.place_of(part)):
-                self._step(self, _as_given(part))
-            if len(self._collected) != 1:
-                raise ConfigError(
-                    f"train.step {self._config.train.step!r} updates the weights {len(self._collected)} times a step.",
-                    "Update once, or set train.accumulate_steps to 1 and optim.sam.rho to 0.",
-                )
-            return self._collected[0]
-        finally:
-            self._collected = None
-
-    @_as_written
+    @as_written
     def logits(self, batch: Batch, training: bool = False) -> tf.Tensor:
         """Return the logits float [b, classes] of a batch of pictures or of cached activations."""
         return self.model(batch["features"] if "features" in batch else batch["image"], training=training)
@@ -338,9 +222,9 @@ class Task:
             each = (1 - self.teacher.weight) * each + self.teacher.weight * tf.cast(own, each.dtype)
         weight = tf.cast(batch["weight"], each.dtype)
         mean_part = tf.reduce_sum(each * weight) / tf.cast(batch["count"], each.dtype)
-        return mean_part + tf.cast(self.model.penalty, each.dtype) / (self.num_replicas * self.parts)
+        return mean_part + tf.cast(self.model.penalty, each.dtype) / (self.num_replicas * self.in_parts.parts)
 
-    @_as_written
+    @as_written
     def minimize(self, tape: tf.GradientTape, loss: tf.Tensor) -> tf.Tensor:
         """Differentiate, sum over replicas, clip, update; returns the loss summed over replicas."""
         scale = tf.cast(self.loss_scale.scale.value, loss.dtype)
@@ -351,7 +235,7 @@ class Task:
         """The TensorFlow variables behind ``variables``, as a tape watches them."""
         return [variable.value for variable in self.variables]
 
-    @_as_written
+    @as_written
     def apply(self, gradients: list[tf.Tensor | None], loss: tf.Tensor) -> tf.Tensor:
         """Sum gradients and loss over replicas in one collective, then clip and update.
 
@@ -365,11 +249,11 @@ class Task:
         batch = current_batch()
         assert batch is not None, "apply is called inside a step"
         flat = self._flatten(gradients, loss)
-        if self._collected is not None:
-            self._collected.append(flat)
+        if self.in_parts.collecting:
+            self.in_parts.collect(flat)
             return loss
         total = self.all_reduce(flat)
-        return self._update(total[:-1], total[-1], batch.step)
+        return self.update(total[:-1], total[-1], batch.step)
 
     def _flatten(self, gradients: list[tf.Tensor | None], loss: tf.Tensor) -> tf.Tensor:
         """Return the gradient [n] in the updater's order and the loss as one vector."""
@@ -391,7 +275,7 @@ class Task:
         row = tf.one_hot(self._rank, self.num_replicas, dtype=values.dtype)
         return self.all_reduce(row[:, None] * values[None, :])
 
-    def _update(self, gradient: tf.Tensor, loss: tf.Tensor, step: tf.Tensor) -> tf.Tensor:
+    def update(self, gradient: tf.Tensor, loss: tf.Tensor, step: tf.Tensor) -> tf.Tensor:
         """Unscale, regularise and apply a gradient summed over replicas; returns the loss with the penalty."""
         if self.loss_scale.dynamic:
             finite = tf.reduce_all(tf.math.is_finite(gradient))
@@ -409,22 +293,3 @@ class Task:
         tf.cond(finite, apply, lambda: tf.constant(False))
         self.loss_scale.record(finite)
         return loss
-
-
-def _as_given(batch: Batch) -> Batch:
-    """The batch as a step is given it."""
-    return CachedBatch(batch) if "features" in batch else batch
-
-
-def state_variables(task: Task) -> list[Any]:
-    """All variables that a step of any phase may change, in a fixed order, and the optimizer's of this phase."""
-    network = task.network
-    moving = [variable for variable in network.model.variables if id(variable) not in network.fixed]
-    average = task.average.state if task.average else []
-    return [*moving, *task.updater.state, *average, task.loss_scale.scale, task.loss_scale.good_steps]
-
-
-def frozen_variables(task: Task) -> list[Any]:
-    """The weights that stay as they are in every phase, a teacher's among them, in a fixed order."""
-    own = [variable for variable in task.network.model.weights if id(variable) in task.network.fixed]
-    return own if task.teacher is None else [*own, *task.teacher.variables]

@@ -15,11 +15,11 @@ from rayft.data.dataset import Dataset
 from rayft.data.pipeline import row_batches
 from rayft.errors import StorageError
 from rayft.model.network import Network
+from rayft.prefix.boundary import Part
 from rayft.prefix.compute import compile_prefix
 from rayft.prefix.recipe import BATCH_ROWS, shard_rows
 from rayft.prefix.shards import ShardWriter
 from rayft.prefix.store import Entry, Notice
-from rayft.prefix.survey import Part
 
 _POLL_S = 0.5
 # A builder that shows nothing for so long, and for three times what a shard takes here, is taken for dead.

@@ -11,10 +11,10 @@ from pathlib import Path
 from rayft.config import RunConfig
 from rayft.data.dataset import Dataset
 from rayft.errors import ConfigError, StorageError
+from rayft.prefix.boundary import Boundary
 from rayft.prefix.build import Builder, Work
 from rayft.prefix.recipe import BATCH_ROWS
 from rayft.prefix.store import CacheFolder, Entry
-from rayft.prefix.survey import Survey
 
 # Files hold a little more than the numbers.
 _FILE_OVERHEAD = 1.02
@@ -52,7 +52,7 @@ class Probe:
 def decide(
     config: RunConfig,
     dataset: Dataset,
-    survey: Survey,
+    boundary: Boundary,
     folder: CacheFolder,
     builder: Builder | None,
     passes: float,
@@ -64,7 +64,7 @@ def decide(
     Args:
         config: The run.
         dataset: Its examples.
-        survey: Of its boundary.
+        boundary: Where the prefix ends, and what its cache would hold.
         folder: Where the cache would lie.
         builder: For the probe; None decides without one, and then for the cache wherever it is possible.
         passes: Times that a training example will be read.
@@ -76,56 +76,56 @@ def decide(
     mode = config.prefix_cache.mode
     if mode == "off":
         return Decision(False, "prefix_cache.mode is off")
-    if survey.obstacle:
+    if boundary.obstacle:
         if mode == "on":
             raise ConfigError(
-                f"prefix_cache.mode is on, but {survey.obstacle}.", "Change that, or set prefix_cache to auto or off."
+                f"prefix_cache.mode is on, but {boundary.obstacle}.", "Change that, or set prefix_cache to auto or off."
             )
-        return Decision(False, survey.obstacle)
-    if all(Entry(folder, part.recipe).committed() for part in survey.parts):
-        return Decision(True, f"the activations are there already, {show_size(survey.num_bytes)}")
-    if survey.num_bytes > config.prefix_cache.max_bytes:
-        too_large = f"the activations take {survey.num_bytes} bytes, prefix_cache.max_bytes is " + str(
+        return Decision(False, boundary.obstacle)
+    if all(Entry(folder, part.recipe).committed() for part in boundary.parts):
+        return Decision(True, f"the activations are there already, {show_size(boundary.num_bytes)}")
+    if boundary.num_bytes > config.prefix_cache.max_bytes:
+        too_large = f"the activations take {boundary.num_bytes} bytes, prefix_cache.max_bytes is " + str(
             config.prefix_cache.max_bytes
         )
         if mode == "on":
             raise ConfigError(f"prefix_cache.mode is on, but {too_large}.", "Raise it, or freeze more blocks.")
         return Decision(False, too_large)
-    if no_room := _no_room(folder, survey.num_bytes):
+    if no_room := _no_room(folder, boundary.num_bytes):
         if mode == "on":
             raise StorageError(
                 f"prefix_cache.mode is on, but {no_room}.", "Free some space, choose another storage, or set it to off."
             )
         return Decision(False, no_room)
     if mode == "on":
-        return Decision(True, f"prefix_cache.mode is on; {show_size(survey.num_bytes)}")
+        return Decision(True, f"prefix_cache.mode is on; {show_size(boundary.num_bytes)}")
     if builder is None:
-        return Decision(True, f"many runs share it; {show_size(survey.num_bytes)}")
-    return _weigh(dataset, survey, folder, builder, passes)
+        return Decision(True, f"many runs share it; {show_size(boundary.num_bytes)}")
+    return _weigh(dataset, boundary, folder, builder, passes)
 
 
-def _weigh(dataset: Dataset, survey: Survey, folder: CacheFolder, builder: Builder, passes: float) -> Decision:
+def _weigh(dataset: Dataset, boundary: Boundary, folder: CacheFolder, builder: Builder, passes: float) -> Decision:
     reads = passes * (dataset.size("train") + dataset.size("validation")) + dataset.size("test")
-    computed = sum(len(part.rows) for part in survey.parts)
+    computed = sum(len(part.rows) for part in boundary.parts)
     if reads <= computed:
         return Decision(False, f"a cache would compute {computed:,} pictures, the run itself {reads:,.0f}")
-    probe = measure(builder, survey, folder)
+    probe = measure(builder, boundary, folder)
     once = probe.decode_s + probe.prefix_s
     build_s = computed * (once + probe.write_s)
     saved_s = reads * (once - probe.read_s) - build_s
     said = (
         f"a picture takes {1e3 * probe.decode_s:.2f} ms to decode and {1e3 * probe.prefix_s:.2f} ms in the prefix, "
         f"{1e3 * probe.read_s:.3f} ms to read back; over {reads:,.0f} readings a cache of "
-        f"{show_size(survey.num_bytes)} {'saves' if saved_s > 0 else 'costs'} about {abs(saved_s):.0f} s, "
+        f"{show_size(boundary.num_bytes)} {'saves' if saved_s > 0 else 'costs'} about {abs(saved_s):.0f} s, "
         f"its {build_s:.0f} s of building counted"
     )
     return Decision(saved_s > 0, said)
 
 
-def measure(builder: Builder, survey: Survey, folder: CacheFolder) -> Probe:
+def measure(builder: Builder, boundary: Boundary, folder: CacheFolder) -> Probe:
     """Time decoding, prefix, and the writing and reading of activations, on a few real pictures."""
-    part = survey.parts[0]
-    compute = builder.compute([Work(survey.tensor, part, Entry(folder, part.recipe))])
+    part = boundary.parts[0]
+    compute = builder.compute([Work(boundary.tensor, part, Entry(folder, part.recipe))])
     numbers = [k % -(-len(part.rows) // BATCH_ROWS) for k in range(1 + _PREFETCHED + _PROBE_ROUNDS)]
     batches = iter(builder.pictures(part, numbers))
     image = next(batches)["image"]
@@ -143,7 +143,7 @@ def measure(builder: Builder, survey: Survey, folder: CacheFolder) -> Probe:
         content = activations.numpy().tobytes()
     prefix_s = (time.perf_counter() - started) / (_PROBE_ROUNDS * BATCH_ROWS)
     write_s, copy_s = _measure_disk(folder.local, content)
-    cold = survey.num_bytes > _available_memory() / 2
+    cold = boundary.num_bytes > _available_memory() / 2
     row_bytes = part.recipe.row_bytes
     return Probe(decode_s, prefix_s, row_bytes * (write_s if cold else copy_s), row_bytes * write_s)
 

@@ -15,6 +15,7 @@ from rayft.data.dataset import Dataset
 from rayft.errors import StorageError
 from rayft.model.freeze import resolve_depth
 from rayft.model.network import build_network
+from rayft.prefix.boundary import Boundary, describe_boundary
 from rayft.prefix.build import Builder, Work, build_entries
 from rayft.prefix.cached import Cached
 from rayft.prefix.decide import decide
@@ -22,7 +23,6 @@ from rayft.prefix.evict import prune_caches
 from rayft.prefix.lease import Lease
 from rayft.prefix.shards import Activations
 from rayft.prefix.store import CacheFolder, Entry, Notice
-from rayft.prefix.survey import Survey, survey_boundary
 
 Tell = Callable[[dict[str, Any]], object]
 
@@ -95,12 +95,12 @@ def ensure_cache(
         return [Ensured(depth, False, "prefix_cache.mode is off", 0.0, 0, ()) for depth in depths]
     network = build_network(frozen, len(dataset.labels))
     folder = CacheFolder.of(config.storage)
-    surveys = [survey_boundary(config, dataset, network, resolve_depth(depth, network.blocks)) for depth in depths]
+    boundaries = [describe_boundary(config, dataset, network, resolve_depth(depth, network.blocks)) for depth in depths]
     builder = Builder(config, dataset, network)
     weighing = builder if len(depths) == 1 and share == (0, 1) else None
     times = config.train.epochs if passes is None else passes
-    decisions = [decide(config, dataset, survey, folder, weighing, times) for survey in surveys]
-    used = [survey for survey, decision in zip(surveys, decisions, strict=True) if decision.used]
+    decisions = [decide(config, dataset, boundary, folder, weighing, times) for boundary in boundaries]
+    used = [boundary for boundary, decision in zip(boundaries, decisions, strict=True) if decision.used]
     build_s = 0.0
     if used:
         with contextlib.closing(
@@ -113,10 +113,10 @@ def ensure_cache(
             used=decision.used,
             reason=decision.reason,
             build_s=build_s if decision.used else 0.0,
-            bytes=survey.num_bytes if decision.used else 0,
-            keys=tuple(part.recipe.key for part in survey.parts),
+            bytes=boundary.num_bytes if decision.used else 0,
+            keys=tuple(part.recipe.key for part in boundary.parts),
         )
-        for depth, survey, decision in zip(depths, surveys, decisions, strict=True)
+        for depth, boundary, decision in zip(depths, boundaries, decisions, strict=True)
     ]
 
 
@@ -125,7 +125,7 @@ class Opened:
     """Complete caches, kept from eviction until they are closed.
 
     Attributes:
-        caches: One for each survey.
+        caches: One for each boundary.
         build_s: Seconds spent building; 0 where everything was there.
         notices: Sentences about what was found damaged.
     """
@@ -144,7 +144,7 @@ class Opened:
 def open_caches(
     config: RunConfig,
     dataset: Dataset,
-    surveys: Sequence[Survey],
+    boundaries: Sequence[Boundary],
     folder: CacheFolder,
     builder: Builder,
     *,
@@ -157,9 +157,9 @@ def open_caches(
     Args:
         config: The run.
         dataset: Its examples.
-        surveys: Boundaries without an obstacle.
+        boundaries: Those without an obstacle.
         folder: Where the caches lie.
-        builder: Of the network that the surveys looked at.
+        builder: Of the network whose boundaries they are.
         share: Number of this process among the builders, and their count.
         tell: Takes the progress.
         alive: Called whenever something was got done.
@@ -173,15 +173,15 @@ def open_caches(
         opened.notices.append(text)
         tell({"phase": "prefix cache", "notice": text})
 
-    entries = {part.recipe.key: Entry(folder, part.recipe) for survey in surveys for part in survey.parts}
+    entries = {part.recipe.key: Entry(folder, part.recipe) for boundary in boundaries for part in boundary.parts}
     try:
         for entry in entries.values():
             opened.leases.append(entry.lease())
-        opened.build_s = _build(config, surveys, entries, folder, builder, share, notice, tell, alive)
-        for survey in surveys:
-            mapped = [_map(entries[part.recipe.key], part.rows, notice) for part in survey.parts]
-            views = tuple(each for each, part in zip(mapped, survey.parts, strict=True) if part.view is not None)
-            plain = next((each for each, part in zip(mapped, survey.parts, strict=True) if part.view is None), None)
+        opened.build_s = _build(config, boundaries, entries, folder, builder, share, notice, tell, alive)
+        for boundary in boundaries:
+            mapped = [_map(entries[part.recipe.key], part.rows, notice) for part in boundary.parts]
+            views = tuple(each for each, part in zip(mapped, boundary.parts, strict=True) if part.view is not None)
+            plain = next((each for each, part in zip(mapped, boundary.parts, strict=True) if part.view is None), None)
             opened.caches.append(Cached(views, plain))
     except BaseException:
         opened.close()
@@ -191,7 +191,7 @@ def open_caches(
 
 def _build(
     config: RunConfig,
-    surveys: Sequence[Survey],
+    boundaries: Sequence[Boundary],
     entries: dict[str, Entry],
     folder: CacheFolder,
     builder: Builder,
@@ -209,8 +209,8 @@ def _build(
         # Room is made first, so that the bound holds at every moment.
         prune_caches(folder, max(0, config.prefix_cache.max_bytes - lacking))
     # Depths given twice, or by several names, are one boundary.
-    distinct = list({survey.parts[0].recipe.key: survey for survey in surveys}.values())
-    sets = list(zip(*(survey.parts for survey in distinct), strict=True))
+    distinct = list({boundary.parts[0].recipe.key: boundary for boundary in boundaries}.values())
+    sets = list(zip(*(boundary.parts for boundary in distinct), strict=True))
     for number, parts in enumerate(sets):
 
         def done(computed: int, mine: int, number: int = number, pictures: int = len(parts[0].rows)) -> None:
@@ -218,7 +218,8 @@ def _build(
             tell({"phase": phase, "share": (number + computed / max(1, mine)) / len(sets)})
 
         work = [
-            Work(survey.tensor, part, entries[part.recipe.key]) for survey, part in zip(distinct, parts, strict=True)
+            Work(boundary.tensor, part, entries[part.recipe.key])
+            for boundary, part in zip(distinct, parts, strict=True)
         ]
         build_entries(builder, work, share, notice=notice, done=done, alive=alive)
     return time.perf_counter() - started

@@ -12,12 +12,12 @@ from rayft.config import RunConfig
 from rayft.data.dataset import Dataset
 from rayft.data.features import Features
 from rayft.model.network import Network
+from rayft.prefix.boundary import Boundary, describe_boundary
 from rayft.prefix.build import Builder, Work
 from rayft.prefix.compute import from_stored
 from rayft.prefix.decide import Decision, decide, measure
 from rayft.prefix.recipe import Recipe
 from rayft.prefix.store import CacheFolder, Entry
-from rayft.prefix.survey import Survey, survey_boundary
 from rayft.runs import RunFolder
 from rayft.storage import Storage
 
@@ -77,20 +77,20 @@ def foresee_prefix(config: RunConfig, dataset: Dataset, network: Network) -> For
     if config.train.distill is not None:
         return Foreseen(Decision(False, "a teacher needs the pictures"))
     folder = CacheFolder.of(config.storage)
-    survey = survey_boundary(config, dataset, network, network.frozen_depth)
+    boundary = describe_boundary(config, dataset, network, network.frozen_depth)
     builder = Builder(config, dataset, network)
     # The probe of the disk makes the folder of the cache.
     with Storage.open(folder.local).leaving_no_folders():
-        decision = _kept(config) or decide(config, dataset, survey, folder, builder, config.train.epochs)
+        decision = _kept(config) or decide(config, dataset, boundary, folder, builder, config.train.epochs)
         if not decision.used:
             return Foreseen(decision)
-        missing = [part for part in survey.parts if not Entry(folder, part.recipe).committed()]
+        missing = [part for part in boundary.parts if not Entry(folder, part.recipe).committed()]
         build_s = 0.0
         if missing:
-            probe = measure(builder, survey, folder)
+            probe = measure(builder, boundary, folder)
             pictures = sum(len(part.rows) for part in missing)
             build_s = pictures * (probe.decode_s + probe.prefix_s + probe.write_s) / config.cluster.workers
-        held = _held(survey, builder, folder)
+        held = _held(boundary, builder, folder)
     return Foreseen(decision, sum(part.recipe.num_bytes for part in missing), build_s, held)
 
 
@@ -100,8 +100,8 @@ def _kept(config: RunConfig) -> Decision | None:
     return Decision(**json.loads(where.read_bytes())) if where.exists() else None
 
 
-def _held(survey: Survey, builder: Builder, folder: CacheFolder) -> _Held:
-    part = survey.parts[0]
-    compute = builder.compute([Work(survey.tensor, part, Entry(folder, part.recipe))])
+def _held(boundary: Boundary, builder: Builder, folder: CacheFolder) -> _Held:
+    part = boundary.parts[0]
+    compute = builder.compute([Work(boundary.tensor, part, Entry(folder, part.recipe))])
     image = next(iter(builder.pictures(part, [0])))["image"]
     return _Held(part.recipe, compute(image)[0].numpy())

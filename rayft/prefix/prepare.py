@@ -10,12 +10,12 @@ from typing import Any
 from rayft.config import RunConfig
 from rayft.data.dataset import Dataset
 from rayft.model.network import Network
+from rayft.prefix.boundary import Boundary, describe_boundary
 from rayft.prefix.build import Builder
 from rayft.prefix.cached import Cached
 from rayft.prefix.decide import Decision, decide
 from rayft.prefix.ensure import Opened, Tell, open_caches
 from rayft.prefix.store import CacheFolder
-from rayft.prefix.survey import Survey, survey_boundary
 from rayft.runs import RunFolder
 
 
@@ -84,25 +84,25 @@ def prepare_prefix(
         ConfigError: ``prefix_cache.mode`` is on, and there can be no cache.
         StorageError: The cache cannot be written.
     """
-    survey = survey_boundary(config, dataset, network, network.frozen_depth)
+    boundary = describe_boundary(config, dataset, network, network.frozen_depth)
     folder = CacheFolder.of(config.storage)
     builder = Builder(config, dataset, network)
-    chosen = _decide(config, dataset, survey, folder, builder, run) if share[0] == 0 else None
+    chosen = _decide(config, dataset, boundary, folder, builder, run) if share[0] == 0 else None
     # Barrier: the chief decides, since a probe gives another figure in every process.
     decision: Decision = broadcast(chosen)
     tell({"phase": f"prefix cache {'used' if decision.used else 'not used'}: {decision.reason}"})
     if not decision.used:
         return Prefix(decision, None, 0)
-    opened = open_caches(config, dataset, [survey], folder, builder, share=share, tell=tell, alive=alive)
-    return Prefix(decision, opened, survey.num_bytes)
+    opened = open_caches(config, dataset, [boundary], folder, builder, share=share, tell=tell, alive=alive)
+    return Prefix(decision, opened, boundary.num_bytes)
 
 
 def _decide(
-    config: RunConfig, dataset: Dataset, survey: Survey, folder: CacheFolder, builder: Builder, run: RunFolder
+    config: RunConfig, dataset: Dataset, boundary: Boundary, folder: CacheFolder, builder: Builder, run: RunFolder
 ) -> Decision:
     where = run.storage / "prefix_cache.json"
     if where.exists():
         return Decision(**json.loads(where.read_bytes()))
-    decision = decide(config, dataset, survey, folder, builder, config.train.epochs)
+    decision = decide(config, dataset, boundary, folder, builder, config.train.epochs)
     where.write_bytes(json.dumps(asdict(decision)).encode())
     return decision

@@ -15,7 +15,20 @@ from rayft.evaluation.predictions import read_predictions
 from rayft.evaluation.set_predictions import read_sets
 from rayft.report.answered import Answered, Pictures
 from rayft.report.figures import Line, bars, lines
-from rayft.report.page import Section, Tile, code, facts, figure, fold, join, notices, paragraph, render_page, table
+from rayft.report.page import (
+    Cell,
+    Section,
+    Tile,
+    code,
+    facts,
+    figure,
+    fold,
+    join,
+    notices,
+    paragraph,
+    render_page,
+    table,
+)
 from rayft.report.sections import show_answers
 from rayft.report.set_sections import show_sets
 from rayft.runs import RunFolder
@@ -167,7 +180,7 @@ def _network(record: dict[str, Any]) -> Markup:
     ]
     blocks_table = table(
         ["Block", "Layers", "Parameters", "State"],
-        [[name, layers, f"{parameters:,}", state] for name, layers, parameters, state in rows],
+        [[name, layers, Cell(f"{parameters:,}"), state] for name, layers, parameters, state in rows],
         caption="Blocks of the backbone from the input on, then the head",
     )
     return join(paragraph(told), blocks_table if len(rows) <= 30 else fold(f"All {len(rows)} blocks", blocks_table))

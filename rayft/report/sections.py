@@ -12,7 +12,7 @@ from rayft.evaluation.measure import ClassRow, class_rows, confusion_matrix, rel
 from rayft.evaluation.predictions import Predictions
 from rayft.report.answered import Answered, Pictures, every_class, interval
 from rayft.report.matrix import MATRIX_CLASSES, shaded_map, shaded_matrix
-from rayft.report.page import Section, Tile, join, paragraph, table
+from rayft.report.page import Cell, Section, Tile, join, paragraph, table
 from rayft.report.reliability import Words, reliability_section
 from rayft.report.thumbnails import Picture, gallery
 
@@ -159,7 +159,7 @@ def _pairs(counts: np.ndarray, classes: tuple[str, ...], split: str) -> Markup:
     rows = []
     for label, answer in zip(*np.unravel_index(order, errors.shape), strict=True):
         if count := int(errors[label, answer]):
-            rows.append([classes[label], classes[answer], count, f"{count / counts[label].sum():.0%}"])
+            rows.append([classes[label], classes[answer], count, Cell(f"{count / counts[label].sum():.0%}")])
     if not rows:
         return Markup()
     return table(

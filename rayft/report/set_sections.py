@@ -12,7 +12,7 @@ from rayft.evaluation.measure import wilson
 from rayft.evaluation.set_figures import LabelRow, SetFigures, SetMistake
 from rayft.report.answered import Answered, Pictures, every_class, interval
 from rayft.report.matrix import MATRIX_CLASSES, shaded_map, shaded_matrix
-from rayft.report.page import Section, Tile, heading, join, paragraph, table
+from rayft.report.page import Cell, Section, Tile, heading, join, paragraph, table
 from rayft.report.reliability import Words, reliability_section
 from rayft.report.thumbnails import Picture, gallery
 
@@ -91,7 +91,7 @@ def _cells(row: LabelRow, examples: int) -> list[Any]:
     return [
         row.name,
         row.support,
-        f"{row.support / examples:.1%}",
+        Cell(f"{row.support / examples:.1%}"),
         row.precision,
         interval(row.precision, row.precision_interval),
         row.recall,
@@ -126,7 +126,7 @@ def _claimed(shown: SetFigures) -> Markup:
     for there, answered in zip(*np.unravel_index(order, shown.claimed.shape), strict=True):
         if count := int(shown.claimed[there, answered]):
             part = count / shown.labelled[there]
-            rows.append([shown.classes[there], shown.classes[answered], count, f"{part:.0%}"])
+            rows.append([shown.classes[there], shown.classes[answered], count, Cell(f"{part:.0%}")])
     if not rows:
         return Markup()
     return table(

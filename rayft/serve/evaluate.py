@@ -57,12 +57,12 @@ def evaluate(
     ``validation`` of the training source is what training validated on.
 
     Args:
-        model: As of ``rayft.serve.predictor.load``.
+        model: As of ``rayft.api.load``.
         data: Any source that ``data.source`` allows; labels are matched by name.
         split: all, train, validation or test; test where the data names it, else all, if not given.
         output: Folder that receives ``predictions.arrow``, ``metrics.json`` and ``report.html``.
         overrides: ``data.field=value``.
-        registry: As of ``rayft.serve.predictor.load``.
+        registry: As of ``rayft.api.load``.
         on_progress: Receives the phase.
 
     Returns:

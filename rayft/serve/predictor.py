@@ -44,18 +44,7 @@ class Prediction:
 
 
 def load(model: str | PathLike[str], registry: str | PathLike[str] | None = None) -> Predictor:
-    """Load the predictor of a package.
-
-    Args:
-        model: Folder or archive of a package, or folder of a run, as local path or pyarrow filesystem URI; or
-            ``name``, ``name@version``, ``name@alias`` in the registry.
-        registry: Path or URI of the registry; ``./registry`` if not given.
-
-    Raises:
-        PackageError: There is no package, or it is damaged.
-        RegistryError: The registry has no such model or version.
-        StorageError: The place cannot be read.
-    """
+    """Load the predictor of a package; arguments and errors are those of ``rayft.api.load``."""
     return Predictor(open_package(model, registry))
 
 

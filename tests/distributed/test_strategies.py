@@ -15,6 +15,7 @@ import keras
 import numpy as np
 import pytest
 from running import make_home
+from small_backbone import small_backbone
 
 HERE = Path(__file__).parent
 SIDE = 16
@@ -101,15 +102,10 @@ def tree_of(changes):
 def home(tmp_path_factory):
     home = make_home(tmp_path_factory.mktemp("strategies"))
     keras.utils.set_random_seed(3)
-    image = x = keras.Input((SIDE, SIDE, 3))
-    x = keras.layers.Rescaling(1 / 255)(x)
-    for number in (1, 2):
-        x = keras.layers.Conv2D(4, 3, strides=2, use_bias=False, name=f"block{number}_conv")(x)
-        x = keras.layers.BatchNormalization(name=f"block{number}_bn")(x)
-        x = keras.layers.ReLU(name=f"block{number}_relu")(x)
-    keras.Model(image, x).save(home / "tiny.keras")
-    classes = keras.layers.Dense(3)(keras.layers.GlobalAveragePooling2D()(x))
-    keras.Model(image, classes).save(home / "teacher.keras")
+    tiny = small_backbone(SIDE, strides=2)
+    tiny.save(home / "tiny.keras")
+    classes = keras.layers.Dense(3)(keras.layers.GlobalAveragePooling2D()(tiny.outputs[0]))
+    keras.Model(tiny.inputs[0], classes).save(home / "teacher.keras")
     return home
 
 

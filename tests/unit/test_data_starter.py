@@ -8,6 +8,7 @@ import yaml
 from PIL import Image
 
 from rayft.config import parse_config
+from rayft.data.dataset import open_dataset
 from rayft.data.starter import Choice, choose, notes_on, render, with_given
 from rayft.data.survey import Duplicate, Survey, survey
 
@@ -16,7 +17,7 @@ SURVEY = Survey(
     labels=("jay", "kite"),
     multi_label=False,
     sizes={"train": 500, "validation": 80, "test": 0},
-    has_own_split=False,
+    test_fraction=0.0,
     class_counts=(250, 250),
     median_side=300,
     colourless=False,
@@ -58,6 +59,7 @@ def test_every_value_has_its_reason_above_it():
     lines = render([Choice("train.epochs", 3, "Three are enough."), Choice("train.metric", "auc", "Ranks.")], ["Note."])
     assert lines.splitlines() == [
         "# Note.",
+        "",
         "train:",
         "  # Three are enough.",
         "  epochs: 3",
@@ -114,7 +116,19 @@ def test_a_survey_sees_sizes_damage_duplicates_and_counts(tmp_path):
         ("t.parquet#0", "t.parquet#39", False)
     }
     assert sum(found.sizes.values()) == 40
-    assert found.has_own_split
+    assert found.test_fraction == 0
+
+
+def test_a_test_split_is_set_apart_where_there_is_none_and_counted_as_it_will_be(tmp_path):
+    config = write(tmp_path / "t.parquet", image=[png(n, side=4) for n in range(300)], label=["a", "b"] * 150)
+    found = survey(config, lambda text: None)
+    assert found.test_fraction == 0.15
+    written = parse_config(yaml.safe_load(render(choose(found, 1), [])))
+    cached = written.data.model_copy(update={"cache_folder": str(tmp_path / "cache")})
+    dataset = open_dataset(written.model_copy(update={"data": cached}))
+    assert found.sizes == {split: dataset.size(split) for split in ("train", "validation", "test")}
+    assert found.sizes["test"] == 45
+    assert found.class_counts == tuple(dataset.targets("train").counts())
 
 
 @pytest.mark.parametrize(

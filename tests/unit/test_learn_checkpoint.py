@@ -10,7 +10,8 @@ from rayft.errors import StorageError
 from rayft.learn import checkpoint
 from rayft.learn.checkpoint import Checkpoints, Position, dump_state
 from rayft.learn.patience import Patience, Waiting
-from rayft.learn.step import Task, state_variables
+from rayft.learn.state import state_variables
+from rayft.learn.step import Task
 from rayft.model.network import build_network
 from rayft.storage import Storage
 

@@ -12,7 +12,8 @@ from test_learn_step import CLASSES, SIDE, backbone, make_batch, make_config  # 
 from rayft.config import DistillConfig, parse_config
 from rayft.errors import ConfigError
 from rayft.learn.distill import Teacher, distillation_loss
-from rayft.learn.step import Task, frozen_variables
+from rayft.learn.state import frozen_variables
+from rayft.learn.step import Task
 from rayft.model.network import build_network
 from rayft.package.write import write_package
 

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from small_backbone import SIDE, save_small_backbone
 
 from rayft.config import parse_config
 from rayft.errors import ConfigError
@@ -14,21 +15,12 @@ from rayft.learn.statistics import make_statistics
 from rayft.learn.step import Task, train_step
 from rayft.model.network import build_network
 
-SIDE, CLASSES, BATCH = 8, 3, 6
+CLASSES, BATCH = 3, 6
 
 
 @pytest.fixture(scope="module")
 def backbone(tmp_path_factory):
-    keras.utils.set_random_seed(1)
-    x = inputs = keras.Input((SIDE, SIDE, 3))
-    x = keras.layers.Rescaling(1 / 255)(x)
-    for block in (1, 2):
-        x = keras.layers.Conv2D(4, 3, padding="same", use_bias=False, name=f"block{block}_conv")(x)
-        x = keras.layers.BatchNormalization(name=f"block{block}_bn")(x)
-        x = keras.layers.ReLU(name=f"block{block}_relu")(x)
-    path = tmp_path_factory.mktemp("model") / "small.keras"
-    keras.Model(inputs, x).save(path)
-    return str(path)
+    return save_small_backbone(tmp_path_factory.mktemp("model"))
 
 
 def make_task(backbone, **changes):

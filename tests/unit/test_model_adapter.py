@@ -8,7 +8,8 @@ from test_learn_step import CLASSES, SIDE, make_batch, make_config
 
 from rayft.errors import ConfigError, ModelError
 from rayft.learn.checkpoint import dump_state
-from rayft.learn.step import Task, frozen_variables
+from rayft.learn.state import frozen_variables
+from rayft.learn.step import Task
 from rayft.model.layers import portable
 from rayft.model.network import build_network
 

@@ -21,12 +21,12 @@ from rayft.learn.session import Place, run_session
 from rayft.learn.step import Task, train_step
 from rayft.model.network import build_network
 from rayft.prefix import build as prefix_build
+from rayft.prefix.boundary import describe_boundary
 from rayft.prefix.build import Builder
 from rayft.prefix.decide import decide
 from rayft.prefix.ensure import ensure_cache, open_caches
 from rayft.prefix.evict import list_caches
 from rayft.prefix.store import CacheFolder
-from rayft.prefix.survey import survey_boundary
 
 SIDE = 8
 AUGMENT = {"horizontal_flip": True, "brightness": 0.3}
@@ -85,10 +85,10 @@ def config_of(backbone, storage, **changes):
 
 
 def open_cache(config, dataset, network, **options):
-    survey = survey_boundary(config, dataset, network, network.frozen_depth)
+    boundary = describe_boundary(config, dataset, network, network.frozen_depth)
     arguments = {"share": (0, 1), "tell": lambda state: None, "alive": lambda: None, **options}
     builder = Builder(config, dataset, network)
-    return open_caches(config, dataset, [survey], CacheFolder.of(config.storage), builder, **arguments)
+    return open_caches(config, dataset, [boundary], CacheFolder.of(config.storage), builder, **arguments)
 
 
 def trace(config, dataset, *, cached):
@@ -263,12 +263,12 @@ def test_what_stands_in_the_way_is_named(backbone, tmp_path):
     def reason(**changes):
         config = config_of(backbone, tmp_path, **{"prefix_cache": {"mode": "auto"}, **changes})
         network = build_network(config, 3)
-        survey = survey_boundary(config, dataset, network, network.frozen_depth)
+        boundary = describe_boundary(config, dataset, network, network.frozen_depth)
         folder = CacheFolder.of(config.storage)
         on = config.model_copy(update={"prefix_cache": config.prefix_cache.model_copy(update={"mode": "on"})})
         with pytest.raises(ConfigError):
-            decide(on, dataset, survey, folder, None, 3)
-        decision = decide(config, dataset, survey, folder, None, 3)
+            decide(on, dataset, boundary, folder, None, 3)
+        decision = decide(config, dataset, boundary, folder, None, 3)
         assert not decision.used
         return decision.reason
 
@@ -312,12 +312,12 @@ def test_a_step_that_declares_itself_gets_features_and_one_that_reads_pictures_a
 def test_auto_declines_what_is_read_once_and_takes_what_is_read_often(backbone, tmp_path):
     dataset, config = dataset_of(), config_of(backbone, tmp_path, prefix_cache={"mode": "auto"})
     network = build_network(config, 3)
-    survey, folder = survey_boundary(config, dataset, network, 2), CacheFolder.of(config.storage)
+    boundary, folder = describe_boundary(config, dataset, network, 2), CacheFolder.of(config.storage)
     builder = Builder(config, dataset, network)
-    once = decide(config, dataset, survey, folder, builder, 1)
+    once = decide(config, dataset, boundary, folder, builder, 1)
     assert not once.used
     assert "70" in once.reason
-    often = decide(config, dataset, survey, folder, builder, 1e6)
+    often = decide(config, dataset, boundary, folder, builder, 1e6)
     assert often.used
     assert "saves about" in often.reason
 

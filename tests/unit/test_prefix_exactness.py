@@ -9,13 +9,14 @@ from rayft.config import parse_config
 from rayft.data.order import steps_per_epoch
 from rayft.data.pipeline import train_batches
 from rayft.learn.checkpoint import dump_state, load_state
+from rayft.learn.forward import Forward
 from rayft.learn.loop import Plan, train_epochs
-from rayft.learn.step import Forward, Task
+from rayft.learn.step import Task
 from rayft.model.network import build_network
+from rayft.prefix.boundary import describe_boundary
 from rayft.prefix.build import Builder
 from rayft.prefix.ensure import open_caches
 from rayft.prefix.store import CacheFolder
-from rayft.prefix.survey import survey_boundary
 
 SIDES = {"vgg16": 32, "mobilenetv2": 32, "resnet50": 32, "efficientnet_lite0": 32}
 DEPTHS = (0.34, 0.67, "all")
@@ -42,9 +43,9 @@ def prepare(name, depth, precision, storage):
     )
     dataset = dataset_of([encode() for _ in range(20)])
     network = build_network(config, len(dataset.labels))
-    survey = survey_boundary(config, dataset, network, network.frozen_depth)
+    boundary = describe_boundary(config, dataset, network, network.frozen_depth)
     builder, folder = Builder(config, dataset, network), CacheFolder.of(config.storage)
-    opened = open_caches(config, dataset, [survey], folder, builder, share=(0, 1), tell=print, alive=lambda: None)
+    opened = open_caches(config, dataset, [boundary], folder, builder, share=(0, 1), tell=print, alive=lambda: None)
     # The files stay mapped; nobody evicts them here.
     opened.close()
     return config, dataset, network, opened.caches[0]

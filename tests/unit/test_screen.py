@@ -32,6 +32,7 @@ def test_a_progress_becomes_one_line():
     first = _state(loss=float("nan"), metrics={}, examples_per_s=0, left_s=None, restarts=2)
     assert progress_line(first) == "epoch 2/5  step 12/40  2 restarts"
     assert progress_line({"phase": "starting Ray", "workers": 3}) == "3 workers  starting Ray"
+    assert progress_line({"phase": "starting Ray", "workers": 1}) == "1 worker  starting Ray"
 
 
 def test_off_a_terminal_a_line_appears_per_phase_and_epoch():
@@ -81,4 +82,5 @@ def test_the_summary_of_a_finished_run_says_that_nothing_changed():
     result |= {"steps": 1, "examples_per_s": 1.0, "wall_s": 7300, "package": "p", "already_finished": True}
     lines = summary(result, "/runs/a").splitlines()
     assert "nothing was changed" in lines[0]
+    assert lines[1].endswith("1 worker")
     assert "2 h 1 min in all" in lines[4]

@@ -37,7 +37,7 @@ class Part:
 
 
 @dataclass(frozen=True, eq=False)
-class Survey:
+class Boundary:
     """One freeze boundary.
 
     Attributes:
@@ -56,7 +56,7 @@ class Survey:
         return sum(part.recipe.num_bytes for part in self.parts)
 
 
-def survey_boundary(config: RunConfig, dataset: Dataset, network: Network, depth: int) -> Survey:
+def describe_boundary(config: RunConfig, dataset: Dataset, network: Network, depth: int) -> Boundary:
     """Look at the boundary behind the first ``depth`` blocks of ``network``, of which at least so many are frozen.
 
     Args:
@@ -68,9 +68,9 @@ def survey_boundary(config: RunConfig, dataset: Dataset, network: Network, depth
     tensor = find_boundary(network.model, network.blocks, depth)
     obstacle = _obstacle(config, network, tensor, depth)
     if obstacle:
-        return Survey(None, obstacle, ())
+        return Boundary(None, obstacle, ())
     prefix = keras.Model(network.model.inputs[0], tensor, name="prefix")
-    return Survey(tensor, "", _parts(config, dataset, network, prefix, tensor))
+    return Boundary(tensor, "", _parts(config, dataset, network, prefix, tensor))
 
 
 def _obstacle(config: RunConfig, network: Network, tensor: Any | None, depth: int) -> str:
