@@ -10,6 +10,9 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 
+# Text stays readable on it, on light and on dark paper.
+STRONGEST_SHADE = 0.55
+
 
 @dataclass(frozen=True)
 class Section:
@@ -138,7 +141,12 @@ def join(*parts: Markup) -> Markup:
 
 def _show(cell: str | float | int | Cell | Markup | None) -> dict[str, object]:
     if isinstance(cell, Cell):
-        return {"text": cell.text, "is_number": True, "shade": round(cell.shade, 3), "title": cell.title}
+        return {
+            "text": cell.text,
+            "is_number": True,
+            "shade": round(STRONGEST_SHADE * cell.shade, 3),
+            "title": cell.title,
+        }
     text = "-" if cell is None else f"{cell:.3f}" if isinstance(cell, float) else cell
     is_number = cell is None or (isinstance(cell, (int, float)) and not isinstance(cell, bool))
     return {"text": text if isinstance(text, Markup) else str(text), "is_number": is_number, "shade": 0, "title": ""}

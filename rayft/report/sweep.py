@@ -224,6 +224,9 @@ def _curves(trials: Mapping[str, Trial], found: Findings) -> Markup:
                 color=SERIES[1] if best else SERIES[0],
                 alpha=1.0 if best else 0.45,
                 linewidth=2.4 if best else 1.2,
+                # One epoch is no line.
+                marker="o" if len(trial.curve) == 1 else None,
+                markersize=3,
                 label=f"trial {trial.id}" if best else None,
             )
         axes.set_xlabel("epoch")
