@@ -9,6 +9,7 @@ from doc_blocks import ROOT, blocks_of
 PAGE = ROOT / "docs" / "troubleshooting.md"
 LINES = [line for block in blocks_of(PAGE) if block.kind == "text" for line in block.text.splitlines()]
 HOLE = "\0"
+PREFIX = re.compile(r"^(note: |error: | *fix: |failed +\w+ +)")
 
 
 def literal(node):
@@ -33,8 +34,8 @@ def patterns():
 
 
 def is_printed(line, patterns):
-    kind, _, text = line.partition(": ")
-    return kind in ("note", "error", "fix") and any(pattern.fullmatch(text) for pattern in patterns)
+    text, prefixes = PREFIX.subn("", line)
+    return prefixes == 1 and any(pattern.fullmatch(text) for pattern in patterns)
 
 
 @pytest.mark.parametrize("line", LINES)
