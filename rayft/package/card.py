@@ -5,22 +5,11 @@ Source: Mitchell et al. 2019, arXiv:1810.03993, which sections a card has.
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
+from rayft.evaluation.measure import wilson
+
 _SHARES = ("accuracy", "top5")
-_Z95 = 1.959964
-
-
-def wilson_interval(share: float, count: int) -> tuple[float, float]:
-    """Return the 95% score interval of a share seen in ``count`` examples.
-
-    Source: Wilson 1927, JASA 22(158).
-    """
-    z2 = _Z95**2 / count
-    centre = (share + z2 / 2) / (1 + z2)
-    half = _Z95 / (1 + z2) * math.sqrt(share * (1 - share) / count + z2 / (4 * count))
-    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 def model_card(record: dict[str, Any]) -> str:
@@ -95,7 +84,7 @@ def _metric_row(name: str, value: float, examples: dict[str, int]) -> str:
     count = examples.get("test" if tested else "validation", 0)
     if name.removeprefix("test_") not in _SHARES or not count:
         return f"| {name} | {value:.4f} | |"
-    low, high = wilson_interval(value, count)
+    low, high = wilson(value * count, count)
     return f"| {name} | {value:.4f} | {low:.4f} to {high:.4f} |"
 
 

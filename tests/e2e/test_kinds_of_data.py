@@ -1,6 +1,7 @@
 """`rayft init`, then `rayft train` on what it wrote, untouched, for data of different kinds."""
 
 import json
+import re
 import subprocess
 import sys
 
@@ -23,9 +24,12 @@ def rayft(home, *arguments):
 def trained(home, source):
     """Train on what init wrote; returns the config, the result and the run's folder."""
     rayft(home, "init", source.name, "-o", "config.yaml")
-    rayft(home, "train", "config.yaml")
+    told = rayft(home, "train", "config.yaml").stderr
     config = read_yaml((home / "config.yaml").read_text(), "config.yaml")
     folder = home / "runs" / config["name"]
+    # Progress shows the metric that decides.
+    shown = set(re.findall(r"  (\w+) \d\.\d{4}  [\d,]+ examples/s", told))
+    assert shown == {config["train"].get("metric", "accuracy")}
     assert (folder / "report.html").stat().st_size > 50_000
     return config, json.loads((folder / "result.json").read_text()), folder
 
