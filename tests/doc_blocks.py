@@ -6,7 +6,9 @@ where the block is the content of a file that later blocks use.
 
 from __future__ import annotations
 
+import os
 import re
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -76,11 +78,23 @@ def run_page(page: Path) -> None:
             Path(block.file).write_text(block.text)
         elif block.kind in SHELL:
             print(f"--- {block.name}\n{block.commands}", flush=True)
-            subprocess.run(["bash", "-euo", "pipefail", "-c", block.commands], check=True, timeout=_PATIENCE_S)
+            _run_shell(block)
         elif block.kind == "python":
             print(f"--- {block.name}\n{block.text}", flush=True)
             # Lines keep their numbers, so that a traceback leads to the page.
             exec(compile("\n" * (block.line - 1) + block.text, str(page), "exec"), names)
+
+
+def _run_shell(block: Block) -> None:
+    process = subprocess.Popen(["bash", "-euo", "pipefail", "-c", block.commands], start_new_session=True)
+    try:
+        code = process.wait(_PATIENCE_S)
+    except subprocess.TimeoutExpired:
+        # With all that it started.
+        os.killpg(process.pid, signal.SIGKILL)
+        sys.exit(f"{block.name} has not ended after {_PATIENCE_S} s; mark it as not run, or make it shorter.")
+    if code:
+        sys.exit(f"{block.name} ended with the exit code {code}.")
 
 
 if __name__ == "__main__":
