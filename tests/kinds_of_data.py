@@ -36,7 +36,7 @@ def imbalanced_csv(home: Path, counts: dict[str, int], side: int = 32) -> Path:
     return home / "scans.csv"
 
 
-def several_labels(home: Path, examples: int = 150, side: int = 48) -> Path:
+def several_labels(home: Path, examples: int = 260, side: int = 48) -> Path:
     """Make a Parquet file of pictures with none to three drawings side by side, labelled with what they show."""
     random = np.random.default_rng(0)
     drawings = {name: list(_pictures(name, side // 2)) for name in ("clothing", "fruit_veg", "mammal", "vehicle")}
