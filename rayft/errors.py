@@ -49,6 +49,10 @@ class RegistryError(RayftError):
     """The registry lacks what was asked for, or refuses what would break it."""
 
 
+class ExportError(RayftError):
+    """A package cannot be written in the format, or to the place, that was asked for."""
+
+
 class TrackingError(RayftError):
     """A place that should hear of the run cannot be reached, or refuses."""
 

@@ -5,7 +5,21 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from rayft.cli import cache, data, evaluate, init, keys, models, predict, schema, sweep, train, validate, verify
+from rayft.cli import (
+    cache,
+    data,
+    evaluate,
+    export,
+    init,
+    keys,
+    models,
+    predict,
+    schema,
+    sweep,
+    train,
+    validate,
+    verify,
+)
 from rayft.cli.app import app
 from rayft.errors import RayftError
 
@@ -13,6 +27,7 @@ __all__ = [
     "cache",
     "data",
     "evaluate",
+    "export",
     "init",
     "keys",
     "main",

@@ -19,6 +19,7 @@ LAYERS = {
     "rayft.package": TENSORFLOW,
     "rayft.sweep": PLAIN,
     "rayft.prefix": TENSORFLOW,
+    "rayft.export": TENSORFLOW,
     "rayft.package.archive": PLAIN,
     "rayft.package.card": PLAIN,
     "rayft.package.golden": PLAIN,

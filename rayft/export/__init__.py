@@ -1,0 +1,1 @@
+"""The network of a package in the formats of other runtimes."""
