@@ -22,6 +22,8 @@ cluster: {workers: 2, cpus_per_worker: 1}
 """
 PATIENCE_S = 400
 LOOK_S = 0.3
+# They try for a minute to tell the dead cluster that it died, then end by themselves.
+RAY_AGENTS = ("ray::DashboardAgent", "ray::RuntimeEnvAgent")
 
 
 def make_home(home: Path, config: str = CONFIG) -> Path:
@@ -44,14 +46,15 @@ class Command:
 
     home: Path
     process: subprocess.Popen
+    suffix: str = ""
     seen: dict[int, str] = field(default_factory=dict)
 
     @classmethod
-    def start(cls, home: Path, *arguments: str) -> "Command":
+    def start(cls, home: Path, *arguments: str, suffix: str = "") -> "Command":
         here = Path(__file__).parent
         path = os.pathsep.join([str(here), str(here.parent)])
         environment = {**os.environ, "HOME": str(home / "home"), "PYTHONPATH": path}
-        with (home / "out.txt").open("w") as out, (home / "err.txt").open("w") as err:
+        with (home / f"out{suffix}.txt").open("w") as out, (home / f"err{suffix}.txt").open("w") as err:
             process = subprocess.Popen(
                 [sys.executable, "-m", "rayft", *arguments],
                 cwd=home,
@@ -60,7 +63,7 @@ class Command:
                 stderr=err,
                 start_new_session=True,  # As a shell does: Ctrl-C goes to this group alone.
             )
-        return cls(home, process)
+        return cls(home, process, suffix)
 
     def wait(self) -> int:
         """Wait for its end; returns the exit code."""
@@ -113,6 +116,13 @@ class Command:
                 return left
             time.sleep(0.2)
 
+    def kill(self, title: str) -> int:
+        """SIGKILL its processes whose title begins so; returns how many."""
+        found = [pid for pid in self._left() if _command_line(pid).startswith(title)]
+        for pid in found:
+            os.kill(pid, signal.SIGKILL)
+        return len(found)
+
     def clean_up(self) -> None:
         """End what is left; only processes that this command started."""
         for pid in [*self._left(), *([self.process.pid] if self.process.poll() is None else [])]:
@@ -121,11 +131,11 @@ class Command:
 
     @property
     def out(self) -> str:
-        return (self.home / "out.txt").read_text()
+        return (self.home / f"out{self.suffix}.txt").read_text()
 
     @property
     def err(self) -> str:
-        return (self.home / "err.txt").read_text()
+        return (self.home / f"err{self.suffix}.txt").read_text()
 
     def _left(self) -> list[int]:
         table = _processes()

@@ -6,13 +6,11 @@ import time
 
 import numpy as np
 import pytest
-from running import Command, assert_tidy, make_home, result, state, steps_log, trace, worker_of
+from running import RAY_AGENTS, Command, assert_tidy, make_home, result, state, steps_log, trace, worker_of
 
 WATCHED = "train.step=own_steps:watched"
 # 13 steps make an epoch, 5 a checkpoint: these lie in the middle of both.
 FIRST, SECOND = 22, 48
-# They try for a minute to tell the dead cluster that it died, then end by themselves.
-RAY_AGENTS = ("ray::DashboardAgent", "ray::RuntimeEnvAgent")
 
 
 def _train(home):

@@ -7,7 +7,7 @@ import time
 
 import numpy as np
 import pytest
-from running import Command, assert_tidy, make_home, result, steps_log, trace
+from running import RAY_AGENTS, Command, assert_tidy, make_home, result, steps_log, trace
 
 from rayft.config import ClusterConfig
 
@@ -27,28 +27,26 @@ sweep:
     train.loss: {grid: [cross_entropy, "own_steps:raising_loss"]}
     optim.learning_rate: {grid: [0.001, 0.01, 0.03]}
 """
-# They try for a minute to tell the dead cluster that it died, then end by themselves.
-RAY_AGENTS = ("ray::DashboardAgent", "ray::RuntimeEnvAgent")
 
 
 def _sweep(home, *more):
     return Command.start(home, "sweep", "config.yaml", *more)
 
 
-def _trials(home):
-    where = home / "runs" / "search" / "trials.jsonl"
+def _trials(home, name="search"):
+    where = home / "runs" / name / "trials.jsonl"
     lines = where.read_text().splitlines() if where.exists() else []
     return {trial["id"]: trial for trial in map(json.loads, lines)}
 
 
-def _numbers(home):
+def numbers(home, name="search"):
     """Everything of the trials that does not depend on how fast they ran."""
     kept = ("id", "role", "params", "seed", "state", "best")
     losses = ("epoch", "step", "loss", "learning_rate", "accuracy", "log_loss")
     return {
-        name: {key: trial[key] for key in kept}
+        trial_id: {key: trial[key] for key in kept}
         | {"curve": [{key: line[key] for key in losses} for line in trial["curve"]]}
-        for name, trial in _trials(home).items()
+        for trial_id, trial in _trials(home, name).items()
     }
 
 
@@ -104,7 +102,7 @@ def test_after_a_dead_trial_and_a_dead_driver_the_trials_are_the_same(tmp_path, 
     finished = {name: trial for name, trial in _trials(home).items() if trial["state"] == "finished"}
     done = len(steps_log(home))
     _finish(_sweep(home), home)
-    assert _numbers(home) == _numbers(undisturbed)
+    assert numbers(home) == numbers(undisturbed)
     assert result(home / "runs" / "search")["final"] == result(undisturbed / "runs" / "search")["final"]
     for name, trial in finished.items():
         # The winner's run measures the latency of all, at the end.

@@ -51,19 +51,27 @@ def build_prefix(
     tasks = [_start(_build_prefix, config, tree, dataset, depths, passes, share) for share in shares]
     # Every process answers for all depths, when all shares are there.
     answers = [_result(task) for task in tasks]
-    for line in answers[0]:
+    # Whichever process looked first has found what was damaged.
+    for line in [*(notice for notices, _ in answers for notice in notices), *answers[0][1]]:
         tell(line)
 
 
 def _build_prefix(
     tree: dict[str, Any], dataset: Dataset, depths: list[Any], passes: float, share: tuple[int, int]
-) -> list[str]:
+) -> tuple[list[str], list[str]]:
+    """Returns what was found damaged, and what was decided for each depth."""
     config = RunConfig.model_validate(tree)
     set_up_tensorflow(plan_devices(config.cluster))
     from rayft.prefix.ensure import ensure_cache
 
-    ensured = ensure_cache(config, dataset, depths, passes=passes, share=share)
-    return [f"prefix cache, depth {each.depth}: {each.reason}" for each in ensured]
+    notices: list[str] = []
+
+    def progress(state: dict[str, Any]) -> None:
+        if "notice" in state:
+            notices.append(state["notice"])
+
+    ensured = ensure_cache(config, dataset, depths, passes=passes, share=share, progress=progress)
+    return notices, [f"prefix cache, depth {each.depth}: {each.reason}" for each in ensured]
 
 
 def _call(function: Callable[..., Any], config: RunConfig, *arguments: Any) -> Any:

@@ -18,7 +18,7 @@ from rayft.distributed.devices import plan_devices, set_up_tensorflow
 from rayft.distributed.group import run_group
 from rayft.distributed.sweep.attempt import Attempt
 from rayft.distributed.worker import describe_error, enter_driver_folder, run_worker, watchdog
-from rayft.errors import RayftError
+from rayft.errors import RayftError, StorageError
 from rayft.runs import RunFolder
 from rayft.storage import Storage
 from rayft.sweep.choose import sweep_metric
@@ -89,7 +89,9 @@ class TrialActor(tune.Trainable):
             error = self._attempt.error
             if self._failures > self._config.sweep.retries:
                 text = str(error.args[0]) if isinstance(error, RayftError) else describe_error(error, "The trial")
-                return self._report(finished=False, error=text)
+                report = self._report(finished=False, error=text)
+                # A full disk is no fault of the trial's; the next one would meet it too.
+                return {**report, "fatal": error} if isinstance(error, StorageError) else report
             self._begin_attempt()
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
