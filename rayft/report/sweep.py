@@ -30,6 +30,8 @@ from rayft.sweep.record import SweepFolder, Trial
 from rayft.sweep.space import Space, describe, format_value, searched
 
 _CURVES = 40
+# Costs further apart than this are drawn on a logarithmic axis.
+_WIDE = 20
 
 
 def write_sweep_report(folder: SweepFolder, config: RunConfig, space: Space) -> None:
@@ -94,7 +96,10 @@ def _advice(result: Mapping[str, Any], found: Findings) -> Markup:
     text += "".join(f", {value:.4f} on the test split" for value in _tested(result)) + "."
     parts = [paragraph(first), paragraph(text)]
     if others:
-        parts.append(table(["Against other depths"], [[line] for line in others], caption="What the best depth costs"))
+        parts.append(
+            table(["Against others"], [[line] for line in others], caption="What was gained, and at what cost")
+        )
+    parts.extend(paragraph(each) for each in result.get("notices", []))
     if result["seeds"]:
         rows = [
             [each["trial"], each["seeds"], each["mean"], _interval(each["low"], each["high"])]
@@ -242,9 +247,16 @@ def _curves(trials: Mapping[str, Trial], found: Findings) -> Markup:
 
 def _tradeoffs(found: Findings) -> Markup:
     parts = [_front("time", found.by_time, found, "seconds of training")]
-    if found.by_latency:
+    latencies = {point.cost for point in found.by_latency}
+    if len(latencies) > 1:
         parts.append(_front("latency", found.by_latency, found, "milliseconds for one picture"))
-    return Markup('<div class="figures">{}</div>').format(join(*parts))
+    fronts = Markup('<div class="figures">{}</div>').format(join(*parts))
+    if len(latencies) != 1:
+        return fronts
+    same = (
+        f"All these trials answer one picture in {latencies.pop():.3g} ms: they have one network, trained differently."
+    )
+    return join(fronts, paragraph(same))
 
 
 def _front(name: str, points: Sequence[Point], found: Findings, x_label: str) -> Markup:
@@ -255,6 +267,8 @@ def _front(name: str, points: Sequence[Point], found: Findings, x_label: str) ->
         axes.plot([point.cost for point in front], [point.value for point in front], color=SERIES[1], marker="o")
         for point in front:
             axes.annotate(point.trial, (point.cost, point.value), (4, 4), textcoords="offset points", fontsize=8)
+        if points[-1].cost > _WIDE * points[0].cost > 0:
+            axes.set_xscale("log")
         axes.set_xlabel(x_label)
         axes.set_ylabel(found.metric)
 

@@ -34,6 +34,7 @@ class Conductor:
         *,
         kind: str,
         slots: int,
+        first: Params | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Continue the sweep of ``folder``.
@@ -45,10 +46,11 @@ class Conductor:
             suggest: Gives the values of the next trial.
             kind: light or distributed; for the record.
             slots: Trials at once.
+            first: Values of the first trial, the baseline; drawn like the others where not given.
             clock: Seconds; for the time budget.
         """
         self._config, self._space, self._folder, self._suggest = config, space, folder, suggest
-        self._kind, self._slots, self._clock = kind, slots, clock
+        self._kind, self._slots, self._first, self._clock = kind, slots, first, clock
         self._metric = sweep_metric(config)
         self._started_at = clock()
         self._attempt_from: dict[str, tuple[float, int]] = {}
@@ -190,11 +192,12 @@ class Conductor:
             index = 1 + max((trial.index for trial in search), default=-1)
             if len(search) >= self._config.sweep.trials:
                 return None
-            params = self._suggest(index, self._history(search))
+            baseline = index == 0 and self._first is not None
+            params = self._first if baseline else self._suggest(index, self._history(search))
             if params is None:
                 self._exhausted = True
                 return None
-            trial = self._new(index, "search", params, self._config.seed)
+            trial = self._new(index, "search", params, self._config.seed, baseline=baseline)
             try:
                 trial_config(self._config, params)
             except ConfigError as error:
@@ -227,7 +230,7 @@ class Conductor:
             return None
         return self._new(best.index, "winner", best.params, best.seed)
 
-    def _new(self, index: int, role: Role, params: Params, seed: int) -> Trial:
+    def _new(self, index: int, role: Role, params: Params, seed: int, *, baseline: bool = False) -> Trial:
         trial = Trial(
             id=trial_id(index, role, seed),
             index=index,
@@ -237,6 +240,7 @@ class Conductor:
             kind=self._kind,
             epochs=self._config.train.epochs,
             refit=role == "winner" and self._config.sweep.refit,
+            baseline=baseline,
         )
         with self._lock:
             self._trials[trial.id] = trial

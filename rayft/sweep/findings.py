@@ -155,12 +155,17 @@ def pareto(points: Sequence[tuple[str, float, float]], mode: str) -> tuple[Point
 
 
 def advise(ranked: Sequence[Trial], winner: Trial, metric: str) -> tuple[str, ...]:
-    """Say what to take, and what the best costs against what is cheaper."""
+    """Say what to take, and what the best gains and costs against the config as it was and against other depths."""
     named = ", ".join(f"{path} {format_value(value)}" for path, value in winner.params.items())
     found = [f"Take trial {winner.id}: {named or 'the config as it is'}."]
+    baseline = next((trial for trial in ranked if trial.baseline), None)
+    if baseline is winner:
+        found.append("No trial was better than the config as it is")
+    elif baseline is not None:
+        found.append(f"instead of the config as it is, trial {baseline.id}: {_difference(winner, baseline, metric)}")
     best_of: dict[Any, Trial] = {}
     for trial in ranked:
-        if DEPTH in trial.params and trial.state == "finished":
+        if DEPTH in trial.params:
             best_of.setdefault(trial.params[DEPTH], trial)
     if winner.params.get(DEPTH) in best_of and len(best_of) > 1:
         for depth, other in sorted(best_of.items(), key=lambda pair: _depth_order(pair[0])):
@@ -171,13 +176,23 @@ def advise(ranked: Sequence[Trial], winner: Trial, metric: str) -> tuple[str, ..
 
 def marginal_cost(better: Trial, other: Trial, metric: str) -> str:
     """Return a sentence such as ``depth 3 instead of 5: +0.4 points for 2.1x the time per epoch``."""
+    return f"depth {better.params[DEPTH]} instead of {other.params[DEPTH]}: {_difference(better, other, metric)}"
+
+
+def _difference(better: Trial, other: Trial, metric: str) -> str:
+    """Say what a trial gains over another one, and what it costs."""
     sign = 1 if mode_of(metric) == "max" else -1
     gain = sign * (float(better.metric(metric) or 0) - float(other.metric(metric) or 0))
-    amount = f"{gain * 100:+.1f} points" if metric in _FRACTIONS else f"{gain:+.4f} {metric}"
-    text = f"depth {better.params[DEPTH]} instead of {other.params[DEPTH]}: {amount}"
+    text = f"{gain * 100:+.1f} points" if metric in _FRACTIONS else f"{gain:+.4f} {metric}"
     if better.epoch_s and other.epoch_s:
-        text += f" for {better.epoch_s / other.epoch_s:.1f}x the time per epoch"
+        text += f" for {_times(better.epoch_s / other.epoch_s)} the time per epoch"
+    if other.state != "finished":
+        text += f" (trial {other.id} was stopped after {len(other.curve)} of {other.epochs} epochs)"
     return text
+
+
+def _times(ratio: float) -> str:
+    return f"{ratio:.1f}x" if 0.1 <= ratio < 100 else f"{ratio:.2g}x"
 
 
 def _main_effect(known: Sequence[tuple[Any, float]], dimension: Dimension) -> float:

@@ -39,13 +39,12 @@ def summarise(config: RunConfig, space: Space, trials: Mapping[str, Trial]) -> d
         **winner.summary,
         "name": config.name,
         "status": "finished",
-        **_best_of_search(best, winner, metric),
+        **_found(best, winner, metric),
         "restarts": sum(trial.failures for trial in trials.values()),
         "metric": metric,
         "trials": sum(states.values()),
         "trial_states": dict(sorted(states.items())),
         "best_trial": best.id,
-        "best_value": best.metric(metric),
         "best_params": dict(best.params),
         "best_config": trial_config(config, best.params, seed=best.seed).model_dump(mode="json"),
         "seeds": [asdict(each) for each in repeated],
@@ -53,14 +52,14 @@ def summarise(config: RunConfig, space: Space, trials: Mapping[str, Trial]) -> d
     }
 
 
-def _best_of_search(best: Trial, winner: Trial, metric: str) -> dict[str, Any]:
-    """Say which epoch of the search was best, where the winner was trained anew and validated by nothing."""
-    if not winner.refit or best.best is None:
-        return {"refit": False}
-    return {
-        "best": {"epoch": best.best["epoch"], "step": best.best["step"], metric: best.metric(metric)},
-        "refit": True,
-    }
+def _found(best: Trial, winner: Trial, metric: str) -> dict[str, Any]:
+    """Say how good the best trial is."""
+    if winner.refit and best.best is not None:
+        # Trained anew, it was validated by nothing.
+        found = {"epoch": best.best["epoch"], "step": best.best["step"], metric: best.metric(metric)}
+        return {"best": found, "best_value": best.metric(metric), "refit": True}
+    # A trial that was stopped early may have become better on its way to the end.
+    return {"best_value": winner.metric(metric), "refit": False}
 
 
 def tidy_up(folder: SweepFolder, config: RunConfig) -> None:

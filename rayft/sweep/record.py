@@ -38,6 +38,7 @@ class Trial:
         latency_ms: Median time of one picture on the trained network; None where not measured.
         summary: What ``run_session`` returned, for the winner.
         refit: Whether the winner was trained anew, on train and validation.
+        baseline: Whether its values are those of the config without a search; never stopped early.
     """
 
     id: str
@@ -56,6 +57,7 @@ class Trial:
     latency_ms: float | None = None
     summary: Mapping[str, Any] | None = field(default=None, repr=False)
     refit: bool = False
+    baseline: bool = False
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain values that ``Trial(**values)`` takes."""

@@ -7,11 +7,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from rayft.config import Dimension
+from rayft.config import Dimension, RunConfig
 from rayft.config.problems import show_value
 from rayft.errors import ConfigError
 from rayft.imports import load_object
-from rayft.sweep.space import Params, Space, active, draw, enumerate_grid, fits
+from rayft.sweep.space import Params, Space, active, draw, enumerate_grid, fits, own_values
 
 Mode = Literal["max", "min"]
 
@@ -61,6 +61,16 @@ def get_suggest(searcher: str, space: Space, *, seed: int, mode: Mode) -> Sugges
 def _next_of_grid(grid: Sequence[Params], tried: Sequence[Params]) -> Params | None:
     """Return the first combination that was not tried; another space may have been searched before."""
     return next((params for params in grid if params not in tried), None)
+
+
+def first_values(config: RunConfig, space: Space) -> Params | None:
+    """Return the values to begin with: the config's own, which the others are measured by.
+
+    None where the space leaves them out, where each combination of a grid has its turn, and for a searcher of
+    the user's own.
+    """
+    turns = any(dimension.grid is not None for dimension in space.values())
+    return None if turns or config.sweep.searcher not in ("random", "optuna") else own_values(config, space)
 
 
 def _suggest_by_tpe(space: Space, seed: int, index: int, history: Sequence[Seen], mode: Mode) -> Params:

@@ -98,6 +98,19 @@ def active(space: Space, drawn: Params) -> Params:
     return kept
 
 
+def own_values(config: RunConfig, space: Space) -> Params | None:
+    """Return the values that the config has without a search; None where the space leaves one out."""
+    tree = config.model_dump(mode="json")
+    values: Params = {}
+    for path in space:
+        node: Any = tree
+        for part in path.split("."):
+            node = node.get(part) if isinstance(node, dict) else None
+        values[path] = node
+    kept = active(space, values)
+    return kept if kept and fits(space, kept) else None
+
+
 def draw(space: Space, seed: int, index: int) -> Params:
     """Return random values, a pure function of (seed, index); grid dimensions take turns.
 

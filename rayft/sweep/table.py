@@ -133,7 +133,9 @@ def summary(result: dict[str, Any], folder: str) -> str:
         f"folder   {folder}",
         f"package  {result['package']}",
         *([f"version  {result['registered']}"] if "registered" in result else []),
+        f"report   {folder}/report.html",
         f"next     rayft predict {folder} PICTURE",
+        *(f"note     {notice}" for notice in result.get("notices", [])[-1:] if "uncertain" in notice),
     ]
     if result.get("already_finished"):
         lines.insert(

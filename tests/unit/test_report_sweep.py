@@ -1,4 +1,5 @@
 import re
+from dataclasses import replace
 
 import html5lib
 import pytest
@@ -41,18 +42,19 @@ def trial(index, depth, rate, accuracy, **more):
     return Trial(**{**fields, **more})
 
 
-def make_page(**winner):
+def make_page(winner=(), **changes):
     final = {"accuracy": 0.8, "test_accuracy": 0.75}
-    summary = {"final": final, "best": {"epoch": 2, "step": 2}, "package": "somewhere"}
+    summary = {"final": final, "best": {"epoch": 2, "step": 2}, "package": "somewhere", "notices": ["109 examples"]}
     trials = [
-        trial(0, "all", 1e-3, 0.6),
+        trial(0, "all", 1e-3, 0.6, baseline=True),
         trial(1, 3, 1e-2, 0.8),
         trial(2, 5, 1e-4, 0.7, state="stopped"),
         trial(3, 5, 3e-2, 0.75),
         trial(4, 3, 1e-1, 0.0, state="failed", error="loss is <nan>", best=None, curve=()),
         trial(1, 3, 1e-2, 0.82, role="repeat", id="0001-seed1", seed=1),
-        trial(1, 3, 1e-2, 0.8, role="winner", id="winner", summary=summary, **winner),
+        trial(1, 3, 1e-2, 0.8, role="winner", id="winner", summary=summary, **dict(winner)),
     ]
+    trials = [replace(each, **changes) for each in trials]
     known = {each.id: each for each in trials}
     space = CONFIG.sweep.space
     return sweep_page(summarise(CONFIG, space, known), known, CONFIG, space)
@@ -78,7 +80,9 @@ def test_the_page_is_whole_html_of_one_file(page):
 def test_the_page_says_what_to_take_and_what_it_costs(page):
     text = words(page)
     assert "Take trial 0001: freeze.depth 3, optim.learning_rate 0.01" in text
+    assert "instead of the config as it is, trial 0000: +20.0 points for 1.3x the time per epoch" in text
     assert "depth 3 instead of 5: +5.0 points for 0.7x the time per epoch" in text
+    assert "109 examples" in text
     assert "Its accuracy is 0.8000 on the validation split, 0.7500 on the test split." in text
     assert "Trial 0004 failed: loss is &lt;nan&gt;" in text
 
@@ -89,6 +93,12 @@ def test_every_trial_but_the_packaging_is_listed(page):
 
 
 def test_the_page_says_that_the_winner_was_trained_anew():
-    text = words(make_page(refit=True))
+    text = words(make_page({"refit": True}))
     assert "learning_rate 0.01, weight_decay 0.05, trained anew on train and validation together. Its" in text
     assert "0.8000 on the validation split before that, 0.7500 on the test split." in text
+
+
+def test_one_latency_is_said_in_words_and_not_drawn():
+    page = make_page(latency_ms=7.364)
+    assert page.count("<svg") == 4
+    assert "All these trials answer one picture in 7.36 ms" in words(page)

@@ -17,14 +17,14 @@ EPOCHS = 3
 class Sweep:
     """A conductor on a folder, and trials that 'train' to a metric that follows from their values."""
 
-    def __init__(self, path, slots=2, clock=lambda: 0.0, **sweep):
+    def __init__(self, path, slots=2, clock=lambda: 0.0, first=None, **sweep):
         sweep = {"space": {"optim.learning_rate": {"uniform": [0.1, 0.9]}}, "trials": 4, **sweep}
         self.config = parse_config({"data": {"source": "x"}, "train": {"epochs": EPOCHS}, "sweep": sweep})
         self.space = self.config.sweep.space
         self.folder = SweepFolder(RunFolder(Storage.open(path)))
         suggest = get_suggest(self.config.sweep.searcher, self.space, seed=0, mode="max")
         self.conductor = Conductor(
-            self.config, self.space, self.folder, suggest, kind="light", slots=slots, clock=clock
+            self.config, self.space, self.folder, suggest, kind="light", slots=slots, first=first, clock=clock
         )
 
     def report(self, trial, epochs=EPOCHS, error=None, bonus=0.0):
@@ -80,6 +80,30 @@ def test_trials_run_in_order_and_the_best_is_packaged_last(tmp_path):
     result = summarise(sweep.config, sweep.space, trials)
     assert (result["trials"], result["best_trial"], result["status"]) == (4, best.id, "finished")
     assert result["best_config"]["optim"]["learning_rate"] == best.params["optim.learning_rate"]
+
+
+def test_the_first_trial_may_be_given_and_is_the_baseline(tmp_path):
+    own = {"optim.learning_rate": 0.5}
+    sweep = Sweep(tmp_path, trials=3, first=own)
+    sweep.run()
+    plain = Sweep(tmp_path / "plain", trials=3)
+    plain.run()
+    trials = sweep.conductor.trials
+    assert [trial.baseline for trial in trials.values()] == [True, False, False, False]
+    assert trials["0000"].params == own
+    # The others are those of a search without it.
+    assert {name: trials[name].params for name in ("0001", "0002")} == {
+        name: plain.conductor.trials[name].params for name in ("0001", "0002")
+    }
+
+
+def test_the_metric_is_that_of_the_packaged_model_where_the_winner_had_been_stopped(tmp_path):
+    sweep = Sweep(tmp_path, slots=1, trials=1)
+    stopped = sweep.conductor.next()
+    sweep.finish(stopped, epochs=1)
+    sweep.finish(sweep.conductor.next())
+    result = summarise(sweep.config, sweep.space, sweep.conductor.trials)
+    assert result["best_value"] == stopped.params["optim.learning_rate"]
 
 
 def test_no_more_trials_run_at_once_than_there_are_slots(tmp_path):

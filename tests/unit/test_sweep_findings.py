@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -76,6 +77,22 @@ def test_the_front_holds_what_nothing_beats_in_both():
 def test_the_marginal_cost_is_said_in_words():
     better, other = trial(0, 3, 0.01, 0.744, epoch_s=2.1), trial(1, 5, 0.01, 0.740, epoch_s=1.0)
     assert marginal_cost(better, other, "accuracy") == ("depth 3 instead of 5: +0.4 points for 2.1x the time per epoch")
+
+
+def test_the_best_is_measured_against_the_config_as_it_was():
+    baseline, better = replace(trial(0, "all", 0.01, 0.70, 0.01), baseline=True), trial(1, 3, 0.01, 0.72, 2.0)
+    found = find({each.id: each for each in (baseline, better)}, SPACE, "accuracy")
+    assert found.advice[1] == "instead of the config as it is, trial 0000: +2.0 points for 2e+02x the time per epoch"
+    worse = trial(1, 3, 0.01, 0.68, 2.0)
+    found = find({each.id: each for each in (baseline, worse)}, SPACE, "accuracy")
+    assert found.advice[1] == "No trial was better than the config as it is"
+
+
+def test_a_depth_whose_trials_were_stopped_is_compared_and_that_is_said():
+    stopped = replace(trial(1, "all", 0.01, 0.4, 1.0), state="stopped", epochs=10)
+    assert marginal_cost(trial(0, 3, 0.01, 0.7, 2.0), stopped, "accuracy") == (
+        "depth 3 instead of all: +30.0 points for 2.0x the time per epoch (trial 0001 was stopped after 2 of 10 epochs)"
+    )
 
 
 def test_findings_advise_the_winner_and_compare_it_with_every_depth():

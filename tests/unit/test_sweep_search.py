@@ -2,7 +2,7 @@ import pytest
 
 from rayft.config import parse_config
 from rayft.errors import ConfigError
-from rayft.sweep.search import Seen, get_suggest
+from rayft.sweep.search import Seen, first_values, get_suggest
 
 DIMENSIONS = {
     "freeze.depth": {"choice": [1, "all"]},
@@ -60,6 +60,25 @@ def test_tpe_takes_note_of_trials_that_still_run():
 def test_tpe_leaves_out_trials_of_another_space():
     suggest = get_suggest("optuna", space(), seed=0, mode="max")
     assert suggest(1, [Seen({"model.dropout": 0.5}, 1.0)]) == suggest(1, [])
+
+
+@pytest.mark.parametrize(
+    ("searcher", "changes", "expected"),
+    [
+        ("random", {}, {"freeze.depth": "all", "optim.learning_rate": 0.003, "train.epochs": 4}),
+        ("optuna", {}, {"freeze.depth": "all", "optim.learning_rate": 0.003, "train.epochs": 4}),
+        ("grid", {"optim.learning_rate": {"grid": [0.003, 0.01]}}, None),
+        # Each value of a grid has its turn.
+        ("random", {"optim.learning_rate": {"grid": [0.003, 0.01]}}, None),
+        # The config's own rate lies outside.
+        ("random", {"optim.learning_rate": {"loguniform": [1e-2, 1e-1]}}, None),
+    ],
+)
+def test_a_search_begins_with_the_config_as_it_is(searcher, changes, expected):
+    space = {**DIMENSIONS, **changes}
+    config = parse_config({"data": {"source": "x"}, "train": {"epochs": 4}, "sweep": {"space": space}})
+    sweep = config.sweep.model_copy(update={"searcher": searcher})
+    assert first_values(config.model_copy(update={"sweep": sweep}), config.sweep.space) == expected
 
 
 def test_a_grid_ends():

@@ -30,7 +30,7 @@ from rayft.sweep.conductor import Conductor
 from rayft.sweep.outcome import summarise, tidy_up
 from rayft.sweep.plan import TrialPlan, plan_trials
 from rayft.sweep.record import SweepFolder
-from rayft.sweep.search import get_suggest
+from rayft.sweep.search import first_values, get_suggest
 from rayft.sweep.space import Space, check_space, default_space
 
 POLL_S = 0.3
@@ -140,7 +140,8 @@ def _search(
     suggest = get_suggest(config.sweep.searcher, space, seed=config.seed, mode=mode_of(sweep_metric(config)))
     begin()
     build_prefix(config, dataset, space, plan, lambda phase: on_standing(Standing(phase, plan)))
-    conductor = Conductor(config, space, folder, suggest, kind=plan.kind, slots=plan.slots)
+    first = first_values(config, space)
+    conductor = Conductor(config, space, folder, suggest, kind=plan.kind, slots=plan.slots, first=first)
     context = TrialContext.of(config, dataset, everything, folder, plan.kind)
     _run_watched(config, space, conductor, context, plan, on_standing)
     return summarise(config, space, conductor.trials), space

@@ -145,6 +145,8 @@ class _SearchOnly(_OfThisProcess, FIFOScheduler):
         if self._conductor.out_of_time():
             return TrialScheduler.STOP
         decision = self._inner.on_trial_result(tune_controller, trial, result)
+        if decision == TrialScheduler.STOP and trial.config["trial"]["baseline"]:
+            return TrialScheduler.CONTINUE
         if decision == TrialScheduler.PAUSE:
             self._conductor.paused(_name(trial))
         return decision
