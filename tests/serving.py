@@ -18,10 +18,10 @@ from golden_examples import golden_examples
 from PIL import Image
 
 from rayft.config import parse_config
-from rayft.errors import DataError
 from rayft.package.read import read_package
 from rayft.package.write import write_package
-from rayft.serve.contract import Answered, RequestError, ServedModel
+from rayft.serve.contract import RequestError, ServedModel
+from rayft.serve.engine.engine import BatchingEngine
 from rayft.serve.listen import Listeners, ListenSettings, start_listening
 from rayft.serve.predictor import Predictor
 
@@ -38,10 +38,10 @@ def noise(seed: int, side: int = SIZE[0]) -> bytes:
 
 
 def tiny_predictor(folder: Path) -> Predictor:
-    """Write the package of a dense network, and open it."""
-    model = keras.Sequential([keras.Input((*SIZE, 3)), keras.layers.Flatten(), keras.layers.Dense(len(LABELS))])
-    kernel = np.random.default_rng(3).normal(size=model.layers[-1].kernel.shape) / 1000
-    model.layers[-1].kernel.assign(kernel)
+    """Write the package of a small network, and open it."""
+    keras.utils.set_random_seed(3)
+    layers = [keras.layers.Rescaling(1 / 255), keras.layers.Conv2D(4, 3), keras.layers.Flatten()]
+    model = keras.Sequential([keras.Input((*SIZE, 3)), *layers, keras.layers.Dense(len(LABELS))])
     write_package(
         folder,
         model=model,
@@ -57,76 +57,41 @@ def tiny_predictor(folder: Path) -> Predictor:
     return Predictor(read_package(folder))
 
 
-class PredictorEngine:
-    """Answers one request after the other; see ``rayft.serve.contract.Engine``.
+class BrakedEngine(BatchingEngine):
+    """The engine, which tests can slow down.
 
     Attributes:
-        ready: Set by tests.
         delay_s: Waited before each answer.
+        full: Whether it refuses as if its queue were full.
+        loading: Whether it says that it is not ready.
     """
 
     def __init__(self, predictor: Predictor, names: Sequence[str] = ("zoo", "farm")) -> None:
-        self.ready = True
-        self.delay_s = 0.0
-        self.full = False
-        self._predictor = predictor
-        self._models = [
-            ServedModel(
-                name,
-                "3",
-                ("champion",),
-                {"accuracy": 0.5},
-                predictor.labels,
-                False,
-                (*SIZE, 3),
-                None,
-                predictor.identity,
-            )
-            for name in names
-        ]
+        super().__init__(names)
+        self.delay_s, self.full, self.loading = 0.0, False, False
+        for name in names:
+            facts = (predictor.labels, False, (*SIZE, 3), predictor.prefix_hash, predictor.identity)
+            self.install(ServedModel(name, "3", ("champion",), {"accuracy": 0.5}, *facts), predictor)
 
-    def models(self) -> list[ServedModel]:
-        return self._models
+    @property
+    def ready(self) -> bool:
+        return not self.loading and super().ready
 
-    def find(self, name: str, version: str | None = None) -> ServedModel:
-        for model in self._models:
-            if model.name == name and version in (None, model.version):
-                return model
-        raise RequestError(f"There is no model {name[:60]!r} {version or ''}.", "Ask for zoo.", 404)
-
-    async def answer(self, name, version, inputs, *, deadline) -> Answered:
-        model = self.find(name, version)
+    async def answer(self, name, version, inputs, *, deadline):
         if self.full:
             raise RequestError("The queue is full.", "Try again.", 429, 2.5)
         if self.delay_s:
             await asyncio.sleep(min(self.delay_s, max(0.0, deadline - time.monotonic())))
-        if time.monotonic() >= deadline:
-            raise RequestError("The deadline has passed.", "Allow more time.", 408)
-        encoded = isinstance(inputs, list)
-        call = self._predictor.predict if encoded else self._predictor.predict_images
-        try:
-            rows = await asyncio.to_thread(call, inputs)
-        except DataError as error:
-            raise RequestError(*error.args, 422) from None
-        return Answered(model, np.stack([row.probabilities for row in rows]), {"queue": 0.25, "compute": 1.5})
-
-    async def explain(self, name, version, picture, label, *, deadline) -> bytes:
-        model = self.find(name, version)
-        if label not in (None, *model.labels):
-            raise RequestError(f"There is no class {label!r}.", "Leave it out.", 404)
-        try:
-            with Image.open(io.BytesIO(picture)) as opened, io.BytesIO() as buffer:
-                opened.convert("RGB").save(buffer, "PNG")
-                return buffer.getvalue()
-        except OSError:
-            raise RequestError("Picture number 0 cannot be decoded.", "Send a picture.", 422) from None
+        return await super().answer(name, version, inputs, deadline=deadline)
 
 
 class Endpoint:
     """A running endpoint."""
 
-    def __init__(self, engine: PredictorEngine, loop: asyncio.AbstractEventLoop, listeners: Listeners) -> None:
+    def __init__(self, engine: BrakedEngine, loop: asyncio.AbstractEventLoop, listeners: Listeners) -> None:
         self.engine, self.loop, self.listeners = engine, loop, listeners
+
+    bearer: dict[str, str] = {}
 
     @property
     def address(self) -> str:
@@ -150,7 +115,7 @@ class Endpoint:
 
 
 @contextlib.contextmanager
-def serving(engine: PredictorEngine, settings: ListenSettings | None = None, **more) -> Iterator[Endpoint]:
+def serving(engine: BrakedEngine, settings: ListenSettings | None = None, **more) -> Iterator[Endpoint]:
     """Run an endpoint for the block."""
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, daemon=True)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from rayft.serve.contract import RequestError
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -26,3 +28,14 @@ class Limits:
     max_connections: int = 1000
     drain_s: float = 20.0
     requests_per_connection: int = 1000
+
+    def check_count(self, pictures: int) -> None:
+        """Refuse more pictures than a request may have.
+
+        Raises:
+            RequestError: 413.
+        """
+        if pictures > self.max_pictures:
+            raise RequestError(
+                f"The request has {pictures} pictures; {self.max_pictures} are allowed.", "Send several requests.", 413
+            )

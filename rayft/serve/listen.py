@@ -12,23 +12,26 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import grpc
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
 from rayft.errors import ConfigError
 from rayft.serve.contract import Engine
+from rayft.serve.grpc.service import InferenceService
 from rayft.serve.http.about import Metrics
 from rayft.serve.http.endpoint import build_application
 from rayft.serve.http.protocol import BoundedProtocol, sweep
 from rayft.serve.http.routes import Route
 from rayft.serve.keys import Keyring, check_exposure
 from rayft.serve.limits import Limits
-from rayft.serve.tls import TlsFiles, http_context
+from rayft.serve.tls import TlsFiles, http_context, read_files
 
 _BACKLOG = 1024
 # Longer than the pauses of usual clients, which would else meet a connection that is just being closed.
 _IDLE_S = 75
 _POLL_S = 0.02
+_GRPC_AGE_S = 300
 
 
 @dataclass(frozen=True)
@@ -109,7 +112,9 @@ async def start_listening(
         ssl=context,
         ssl_handshake_timeout=None if context is None else settings.limits.slow_client_s,
     )
-    return Listeners(settings, state, server, listening.getsockname()[1])
+    port = listening.getsockname()[1]
+    calls = None if settings.grpc_port is None else await _start_grpc(engine, settings, keyring)
+    return Listeners(settings, state, server, port, calls)
 
 
 class Listeners:
@@ -117,10 +122,20 @@ class Listeners:
 
     Attributes:
         port: Of HTTP.
+        grpc_port: None without gRPC.
     """
 
-    def __init__(self, settings: ListenSettings, state: ServerState, server: asyncio.AbstractServer, port: int) -> None:
+    def __init__(
+        self,
+        settings: ListenSettings,
+        state: ServerState,
+        server: asyncio.AbstractServer,
+        port: int,
+        calls: tuple[grpc.aio.Server, int] | None,
+    ) -> None:
         self.port = port
+        self._calls: grpc.aio.Server | None = None if calls is None else calls[0]
+        self.grpc_port: int | None = None if calls is None else calls[1]
         self._settings = settings
         self._state = state
         self._server = server
@@ -129,6 +144,9 @@ class Listeners:
     async def stop(self) -> None:
         """Take no more connections, answer what has come, at most for ``drain_s``, and end."""
         self._server.close()
+        calls = None
+        if self._calls is not None:
+            calls = asyncio.ensure_future(self._calls.stop(self._settings.limits.drain_s))
         until = time.monotonic() + self._settings.limits.drain_s
         for connection in list(self._state.connections):
             connection.shutdown()
@@ -143,6 +161,42 @@ class Listeners:
         with contextlib.suppress(asyncio.CancelledError):
             await self._sweeper
         await self._server.wait_closed()
+        if calls is not None:
+            await calls
+
+
+async def _start_grpc(engine: Engine, settings: ListenSettings, keyring: Keyring | None) -> tuple[grpc.aio.Server, int]:
+    assert settings.grpc_port is not None
+    # gRPC itself would only say that it could not bind.
+    probe = _bind(settings.host, settings.grpc_port, shared=True)
+    host = probe.getsockname()[0]
+    limits = settings.limits
+    server = grpc.aio.server(
+        options=[
+            ("grpc.so_reuseport", 1),
+            ("grpc.max_receive_message_length", limits.max_body_bytes),
+            ("grpc.server_handshake_timeout_ms", round(limits.slow_client_s * 1e3)),
+            # Clients spread over new replicas when their connection ends; calls under way are answered first.
+            ("grpc.max_connection_age_ms", _GRPC_AGE_S * 1000),
+            ("grpc.max_connection_age_grace_ms", round(limits.deadline_s * 1e3)),
+        ],
+        maximum_concurrent_rpcs=limits.max_connections,
+    )
+    server.add_generic_rpc_handlers((InferenceService(engine, keyring, limits).handler(),))
+    address = f"[{host}]:{settings.grpc_port}" if ":" in host else f"{host}:{settings.grpc_port}"
+    try:
+        if settings.tls is None:
+            port = server.add_insecure_port(address)
+        else:
+            key, cert, client_ca = read_files(settings.tls)
+            credentials = grpc.ssl_server_credentials([(key, cert)], client_ca, client_ca is not None)
+            port = server.add_secure_port(address, credentials)
+    except RuntimeError:
+        raise ConfigError(f"gRPC cannot listen on {address}.", "Take another port.") from None
+    finally:
+        probe.close()
+    await server.start()
+    return server, port
 
 
 def _bind(host: str, port: int, *, shared: bool) -> socket.socket:

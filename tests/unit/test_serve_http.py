@@ -1,13 +1,14 @@
 import base64
 import json
 import logging
+import re
 import struct
 import threading
 import time
 
 import numpy as np
 import pytest
-from serving import LABELS, PredictorEngine, noise, serving, tiny_predictor
+from serving import LABELS, BrakedEngine, noise, serving, tiny_predictor
 
 from rayft.serve.limits import Limits
 from rayft.serve.listen import ListenSettings
@@ -25,7 +26,7 @@ def predictor(tmp_path_factory):
 @pytest.fixture(scope="module")
 def endpoint(predictor):
     limits = Limits(max_body_bytes=200_000, max_pictures=4)
-    with serving(PredictorEngine(predictor), ListenSettings(port=0, limits=limits)) as running:
+    with serving(BrakedEngine(predictor), ListenSettings(port=0, limits=limits)) as running:
         yield running
 
 
@@ -91,7 +92,7 @@ def test_binary_infer_gives_the_predictors_probabilities(endpoint, expected):
 def test_an_answer_says_its_version_and_where_the_time_went(endpoint):
     _, headers, _ = endpoint.ask("POST", "/v1/models/zoo:predict", PICTURES[0])
     assert headers["x-model-version"] == "3"
-    assert headers["server-timing"] == "queue;dur=0.250, compute;dur=1.500"
+    assert re.fullmatch(r"decode;dur=[\d.]+, queue;dur=[\d.]+, compute;dur=[\d.]+", headers["server-timing"])
 
 
 def test_an_explanation_is_a_png(endpoint):
@@ -118,13 +119,13 @@ def test_health_is_told(endpoint, path, content):
 
 
 def test_readiness_and_life_are_apart(endpoint):
-    endpoint.engine.ready = False
+    endpoint.engine.loading = True
     try:
         status, headers, _ = endpoint.ask("GET", "/health/ready")
         assert (status, headers["retry-after"]) == (503, "1")
         assert endpoint.ask("GET", "/health/live")[0] == 200
     finally:
-        endpoint.engine.ready = True
+        endpoint.engine.loading = False
 
 
 def test_models_metrics_and_metadata_are_told(endpoint):
@@ -219,16 +220,15 @@ def test_the_access_log_tells_of_requests_but_not_what_was_in_them(endpoint, cap
         "status": 200,
         "bytes_in": len(PICTURES[0]),
         "pictures": 1,
-        "queue_ms": 0.25,
-        "compute_ms": 1.5,
         "key": None,
     }.items() <= first.items()
+    assert 0 < first["compute_ms"] <= first["total_ms"]
     assert second["status"] == 404
     assert "hidden" not in json.dumps(second)
 
 
 def test_answers_that_are_under_way_survive_a_stop(predictor):
-    engine = PredictorEngine(predictor)
+    engine = BrakedEngine(predictor)
     engine.delay_s = 0.5
     found = []
     with serving(engine) as endpoint:

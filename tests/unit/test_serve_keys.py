@@ -7,7 +7,7 @@ import threading
 import time
 
 import pytest
-from serving import PredictorEngine, noise, serving, tiny_predictor
+from serving import BrakedEngine, noise, serving, tiny_predictor
 
 from rayft import cli
 from rayft.errors import ConfigError
@@ -146,7 +146,7 @@ def secrets(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def endpoint(tmp_path_factory, secrets):
-    engine = PredictorEngine(tiny_predictor(tmp_path_factory.mktemp("zoo") / "package"))
+    engine = BrakedEngine(tiny_predictor(tmp_path_factory.mktemp("zoo") / "package"))
     with serving(engine, ListenSettings(port=0, keys=secrets[0])) as running:
         yield running
 

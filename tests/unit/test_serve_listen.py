@@ -7,7 +7,7 @@ import ssl
 import time
 
 import pytest
-from serving import PredictorEngine, noise, serving, tiny_predictor
+from serving import BrakedEngine, noise, serving, tiny_predictor
 
 from rayft.errors import ConfigError
 from rayft.serve.limits import Limits
@@ -19,7 +19,7 @@ HEAD = b"POST /v1/models/zoo:predict HTTP/1.1\r\nHost: x\r\n"
 
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory):
-    return PredictorEngine(tiny_predictor(tmp_path_factory.mktemp("zoo") / "package"))
+    return BrakedEngine(tiny_predictor(tmp_path_factory.mktemp("zoo") / "package"))
 
 
 @pytest.fixture(scope="module")

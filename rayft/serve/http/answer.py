@@ -2,31 +2,17 @@
 
 from __future__ import annotations
 
-from rayft.serve.contract import Answered, Engine, RequestError
+from rayft.serve.contract import Answered, Engine
 from rayft.serve.http.request import Reply, Request
 from rayft.serve.limits import Limits
 from rayft.serve.wire.tensors import Pictures
-
-
-def check_count(pictures: Pictures, limits: Limits) -> None:
-    """Refuse more pictures than a request may have.
-
-    Raises:
-        RequestError: 413.
-    """
-    if len(pictures) > limits.max_pictures:
-        raise RequestError(
-            f"The request has {len(pictures)} pictures; {limits.max_pictures} are allowed.",
-            "Send several requests.",
-            413,
-        )
 
 
 async def answer_request(
     engine: Engine, limits: Limits, request: Request, pictures: Pictures, timeout_s: float | None = None
 ) -> Answered:
     """Answer the pictures of a request for the model of its path."""
-    check_count(pictures, limits)
+    limits.check_count(len(pictures))
     model, version = request.params["model"], request.params.get("version")
     answered = await engine.answer(model, version, pictures, deadline=request.deadline(timeout_s))
     request.answered(answered)

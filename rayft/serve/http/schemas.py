@@ -125,6 +125,7 @@ SCHEMAS: dict[str, Any] = {
     "Model": _object(
         {
             "model_version_status": _list({"type": "object"}),
+            "ready": {"const": True},
             **_LISTED,
             "labels": _list(_TEXT),
             "multi_label": _TRUTH,

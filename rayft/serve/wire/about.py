@@ -58,6 +58,8 @@ def details(model: ServedModel, versions: Sequence[str]) -> dict[str, Any]:
             {"version": version, "state": "AVAILABLE", "status": {"error_code": "OK", "error_message": ""}}
             for version in versions
         ],
+        # KServe's first protocol asks for it here.
+        "ready": True,
         **listing([model])["models"][0],
         "labels": list(model.labels),
         "multi_label": model.multi_label,
