@@ -59,9 +59,9 @@ def test_folders_of_equal_size_train(tmp_path):
 
 @pytest.mark.full
 def test_a_csv_of_uneven_classes_trains_with_weights(tmp_path):
-    config, result, folder = trained(tmp_path, imbalanced_csv(tmp_path, {"mammal": 90, "vehicle": 60, "bug": 9}))
+    config, result, folder = trained(tmp_path, imbalanced_csv(tmp_path, {"mammal": 90, "vehicle": 60, "bug": 7}))
     assert (config["train"]["class_weights"], config["train"]["metric"]) == ("balanced", "macro_f1")
-    # Always the largest class gives 2 x .56 x 1 / (.56 + 1) / 3 = .24.
+    # Always the largest class gives 2 x .57 x 1 / (.57 + 1) / 3 = .24.
     assert result["final"]["macro_f1"] > 0.5
     assert np.isfinite(result["best"]["macro_f1"])
     assert "balanced" in (folder / "report.html").read_text()
