@@ -65,15 +65,22 @@ def command(rounds: Rounds = 1, epochs: Epochs = 20, side: Side = 224, source: S
 
 
 @app.command()
-def trial(rounds: Rounds = 3, epochs: Epochs = 10, side: Side = 96, depth: str = "block5a") -> None:
-    """A session at a boundary that is cached already, in a warm process, against its suffix alone."""
+def trial(rounds: Rounds = 3, epochs: Epochs = 10, side: Side = 224, depths: str = "17,16,15") -> None:
+    """A light trial at a boundary that is cached already, in a process that ran others, against its suffix alone."""
+    for depth in depths.split(","):
+        _trial(rounds, epochs, side, int(depth) if depth.isdigit() else depth)
+
+
+def _trial(rounds: int, epochs: int, side: int, depth: int | str) -> None:
     with tempfile.TemporaryDirectory(prefix="rayft-prefix-") as folder:
         config = _config(folder, side, epochs, PICTURES)
         config["freeze"]["depth"] = depth
-        figures = _side("trial", {"config": config, "rounds": rounds})
-    later = figures["sessions"][1:]
+        config["cluster"]["cpus_per_worker"] = 1
+        figures = _side("trial", {"config": config, "rounds": rounds, "other": "all"})
+    later = figures["sessions"][2:]
+    suffix = [figures["suffix"]] * len(later)
     for measure in ("seconds", "cpu_s"):
-        _print_ratio(f"trial n+1 / its suffix, {measure}", later, [figures["suffix"]] * len(later), measure)
+        _print_ratio(f"depth {depth}: trial n+1 / its suffix, {measure}", later, suffix, measure)
     print(f"  first session {figures['sessions'][0]['seconds']:.1f} s, later {later[-1]['seconds']:.1f} s")
 
 

@@ -124,21 +124,73 @@ def trial(settings: dict[str, Any]) -> dict[str, Any]:
     """Sessions one after the other in one process, as a light trial runs them, and their suffix alone."""
     config, tf = _prepare(settings)
     from rayft.config import parse_config
-    from rayft.data.dataset import open_dataset
+    from rayft.data.dataset import open_dataset, without_test
+    from rayft.learn.session import Output, Place, run_session
+    from rayft.learn.workshop import Workshop
+    from rayft.runs import RunFolder
+
+    dataset, workshop, sessions = without_test(open_dataset(config)), Workshop(), []
+    rate = config.optim.learning_rate
+    # The first one builds the cache; another depth comes between.
+    depths = [config.freeze.depth, settings["other"], *[config.freeze.depth] * settings["rounds"]]
+    for number, depth in enumerate(depths):
+        tree = {**settings["config"], "freeze": {**settings["config"]["freeze"], "depth": depth}}
+        tree["optim"] = {**tree["optim"], "learning_rate": rate / (number + 1)}
+        own = parse_config({**tree, "name": f"trial-{number}"})
+        with _Clock() as clock:
+            place = Place(0, 1, lambda value: value, lambda: None)
+            output = Output(RunFolder.of(own), None)
+            run_session(
+                own, dataset, place, lambda state: False, tf.distribute.get_strategy(), output=output, workshop=workshop
+            )
+            workshop.tidy()
+        sessions.append(clock.figures)
+    return {"sessions": sessions, "suffix": _suffix(config, dataset)}
+
+
+def bound(settings: dict[str, Any]) -> dict[str, Any]:
+    """A share of the least that a sweep must compute: one pass of the prefix, the suffix of one trial a depth."""
+    config, _ = _prepare(settings)
+    from rayft.config import parse_config
+    from rayft.data.dataset import open_dataset, without_test
+    from rayft.model.freeze import resolve_depth
+    from rayft.model.network import build_network
+    from rayft.prefix.boundary import describe_boundary
+    from rayft.prefix.build import Builder, Work
+    from rayft.prefix.recipe import BATCH_ROWS
+    from rayft.prefix.store import CacheFolder, Entry
+
+    rank, count = settings["share"]
+    dataset = without_test(open_dataset(config))
+    network = build_network(config, len(dataset.labels))
+    folder, work = CacheFolder.of(config.storage), []
+    for depth in settings["depths"]:
+        boundary = describe_boundary(config, dataset, network, resolve_depth(depth, network.blocks))
+        work.append(Work(boundary.tensor, boundary.parts[0], Entry(folder, boundary.parts[0].recipe)))
+    builder = Builder(config, dataset, network)
+    compute = builder.compute(work)
+    numbers = range(rank, -(-len(dataset.examples) // BATCH_ROWS), count)
+    compute(next(iter(builder.pictures(work[0].part, [0])))["image"])
+    with _Clock() as clock:
+        for batch in builder.pictures(work[0].part, numbers):
+            for output in compute(batch["image"]):
+                output.numpy()
+    suffixes = []
+    for depth in settings["depths"]:
+        tree = {**settings["config"], "freeze": {**settings["config"]["freeze"], "depth": depth}}
+        suffixes.append(_suffix(parse_config(tree), dataset))
+    return {"prefix": clock.figures, "suffixes": suffixes}
+
+
+def _suffix(config: Any, dataset: Any) -> dict[str, Any]:
+    """Time all steps and validations behind the boundary on one batch of noise."""
+    import tensorflow as tf
+
     from rayft.data.order import steps_per_epoch
     from rayft.learn.loop import compile_steps
-    from rayft.learn.session import Place, run_session
     from rayft.learn.step import Task
     from rayft.model.network import build_network
 
-    dataset = open_dataset(config)
-    sessions = []
-    for number in range(settings["rounds"] + 1):
-        own = parse_config({**settings["config"], "name": f"trial-{number}"})
-        with _Clock() as clock:
-            place = Place(0, 1, lambda value: value, lambda: None)
-            run_session(own, dataset, place, lambda state: False, tf.distribute.get_strategy())
-        sessions.append(clock.figures)
     network = build_network(config, len(dataset.labels))
     steps = steps_per_epoch(dataset.size("train"), config.data.global_batch_size)
     task = Task(config, network, total_steps=steps * config.train.epochs, cached=True)
@@ -161,9 +213,7 @@ def trial(settings: dict[str, Any]) -> dict[str, Any]:
             run_steps(iterator, tf.constant(steps), tf.zeros([2], tf.float64))[0].numpy()
             for _ in range(-(-dataset.size("validation") // b)):
                 answer(batch).numpy()
-        for _ in range(-(-dataset.size("test") // b)):
-            answer(batch).numpy()
-    return {"sessions": sessions, "suffix": clock.figures}
+    return clock.figures
 
 
 def read_large(settings: dict[str, Any]) -> dict[str, Any]:
@@ -286,6 +336,7 @@ WORK = {
     "fit": train_fit,
     "forward": forward,
     "trial": trial,
+    "bound": bound,
     "read_large": read_large,
     "build_memory": build_memory,
 }

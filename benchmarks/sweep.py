@@ -69,6 +69,25 @@ def time_tune(config: dict[str, Any], depths: list[Any], rates: list[float], sto
     return {"side": "tune, model.fit", "seconds": seconds, **json.loads(out.splitlines()[-1])}
 
 
+def time_bound(config: dict[str, Any], depths: list[Any], rates: list[float]) -> dict[str, Any]:
+    """Measure what no sweep can do without, a process a core side by side: prefix pass and suffixes, no overhead."""
+    cores = sorted(os.sched_getaffinity(0))
+    tree = {name: value for name, value in config.items() if name not in ("sweep", "name")}
+    tree["freeze"] = {**tree["freeze"], "depth": "all"}
+    running = []
+    for rank, core in enumerate(cores):
+        setting = {"config": tree, "depths": depths, "share": [rank, len(cores)], "cores": [core]}
+        line = [sys.executable, str(HERE / "prefix_side.py"), "bound", json.dumps(setting)]
+        running.append(subprocess.Popen(line, stdout=subprocess.PIPE, text=True, cwd=HERE.parent))
+    answers = [json.loads(process.communicate()[0].splitlines()[-1]) for process in running]
+    prefix_s = max(answer["prefix"]["seconds"] for answer in answers)
+    # Each process timed one trial of each depth; the others take as long.
+    suffix_s = sum(each["seconds"] for answer in answers for each in answer["suffixes"]) / len(cores)
+    seconds = prefix_s + suffix_s * len(rates) / len(cores)
+    trials = len(depths) * len(rates)
+    return {"side": "bound", "seconds": seconds, "trials": trials, "accuracy": None, "prefix_s": prefix_s}
+
+
 def main(
     out: Out = RESULTS,
     rounds: Annotated[int, typer.Option(help="Sweeps of each side.", min=1)] = 1,
@@ -76,25 +95,41 @@ def main(
     side: Annotated[int, typer.Option(help="Side of the pictures, pixels.", min=32)] = 224,
     depths: Annotated[int, typer.Option(help="Freeze depths, the deepest first.", min=1, max=len(DEPTHS))] = 4,
     rates: Annotated[int, typer.Option(help="Learning rates.", min=1, max=len(RATES))] = 4,
+    against: Annotated[
+        str, typer.Option(help="tune (model.fit in each trial) or bound (the least to compute).")
+    ] = "tune",
 ) -> None:
     """Compare wall time from the command to the end; the sides take turns."""
     chosen, speeds = DEPTHS[-depths:], RATES[:rates]
     records = []
     for number in range(rounds):
-        for which in ("rayft", "tune"):
+        for which in ("rayft", against):
             with tempfile.TemporaryDirectory(prefix="rayft-sweep-") as folder:
                 config = make_config(chosen, speeds, epochs, side, folder)
-                record = (
-                    time_rayft(config, Path(folder)) if which == "rayft" else time_tune(config, chosen, speeds, folder)
-                )
+                if which == "rayft":
+                    record = time_rayft(config, Path(folder))
+                elif which == "bound":
+                    record = time_bound(config, chosen, speeds)
+                else:
+                    record = time_tune(config, chosen, speeds, folder)
             records.append({**record, "round": number})
-            print(
-                f"{record['side']:<18} {record['seconds']:8.1f} s  {record['trials']} trials  {record['accuracy']:.4f}"
-            )
+            accuracy = record["accuracy"] or "-"
+            print(f"{record['side']:<18} {record['seconds']:8.1f} s  {record['trials']} trials  {accuracy}")
     pairs = [(records[index], records[index + 1]) for index in range(0, len(records), 2)]
-    ratios = sorted(theirs["seconds"] / ours["seconds"] for ours, theirs in pairs)
-    print(f"ratio (tune / rayft)  median {ratios[len(ratios) // 2]:.2f}  {ratios[0]:.2f} .. {ratios[-1]:.2f}")
-    conditions = {"measurement": "sweep", "epochs": epochs, "pixels": side, "depths": chosen, "rates": speeds}
+    ratios = sorted(
+        ours["seconds"] / theirs["seconds"] if against == "bound" else theirs["seconds"] / ours["seconds"]
+        for ours, theirs in pairs
+    )
+    name = "rayft / bound" if against == "bound" else "tune / rayft"
+    print(f"ratio ({name})  median {ratios[len(ratios) // 2]:.2f}  {ratios[0]:.2f} .. {ratios[-1]:.2f}")
+    conditions = {
+        "measurement": "sweep",
+        "epochs": epochs,
+        "pixels": side,
+        "depths": chosen,
+        "rates": speeds,
+        "against": against,
+    }
     _write(out, [{**conditions, **_machine()}, *records, {**conditions, "ratios": ratios}])
 
 

@@ -33,7 +33,7 @@ def preview(
         from rayft.data.dataset import open_dataset
         from rayft.data.preview import choose_examples, describe_augmentation, draw_sheet, preview_rows
         from rayft.data.scan import check_pictures
-        from rayft.model.network import input_size
+        from rayft.model.backbone import input_size
 
     size = input_size(settings)
     data = settings.data

@@ -27,7 +27,7 @@ from rayft.errors import ClusterError, ConfigError, RayftError, RunFailed
 from rayft.imports import load_object
 from rayft.learn.batch_size import available_memory, choose_batch_size, largest_batch, upper_bound
 from rayft.learn.estimate import Estimate, estimate_run
-from rayft.learn.optimizer import get_optimizer
+from rayft.learn.keras_optimizer import get_optimizer
 from rayft.learn.probe import Probe, measure_run
 from rayft.learn.range_test import FEWEST_STEPS
 from rayft.learn.remarks import start_notices

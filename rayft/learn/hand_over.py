@@ -14,8 +14,9 @@ from rayft.data.picture import decode_picture
 from rayft.data.views import answer_views, tta_record
 from rayft.evaluation.calibration import as_probabilities
 from rayft.learn.forward import Forward
+from rayft.model.describe import describe_blocks
 from rayft.model.layers import portable
-from rayft.model.network import Network, describe_blocks
+from rayft.model.network import Network
 from rayft.package.golden import Golden, choose_rows
 from rayft.package.write import write_package
 from rayft.storage import Storage

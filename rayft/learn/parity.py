@@ -25,7 +25,8 @@ from rayft.learn.place import Place
 from rayft.learn.state import state_variables
 from rayft.learn.step import Task
 from rayft.learn.training import Training
-from rayft.model.network import build_network, default_image_size, smallest_side
+from rayft.model.backbone import default_image_size, smallest_side
+from rayft.model.network import build_network
 
 EPOCHS = 2
 BATCH = 8

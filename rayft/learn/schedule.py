@@ -15,7 +15,11 @@ Shape = Callable[[tf.Tensor, ScheduleConfig], tf.Tensor]
 
 
 def learning_rate(
-    config: OptimConfig, step: tf.Tensor, total_steps: int, plateau_factor: tf.Tensor | float = 1.0
+    config: OptimConfig,
+    step: tf.Tensor,
+    total_steps: int,
+    plateau_factor: tf.Tensor | float = 1.0,
+    peak: tf.Tensor | None = None,
 ) -> tf.Tensor:
     """Return the rate of one step: linear warm-up to where the schedule begins, then the schedule.
 
@@ -27,13 +31,16 @@ def learning_rate(
         step: int64 [], steps done before this one.
         total_steps: Steps of the whole run.
         plateau_factor: What drops on the validation metric have left of the rate; for the schedule plateau.
+        peak: float32 [], in the place of the config's rate.
     """
     warmup_steps = round(config.warmup_fraction * total_steps)
     shape, options = SHAPES[config.schedule], config.schedule_options
     done = tf.cast(step, tf.float32)
     warm = shape(tf.zeros_like(done), options) * (done + 1) / max(warmup_steps, 1)
     progress = (done - warmup_steps) / max(total_steps - warmup_steps, 1)
-    rate = config.learning_rate * tf.where(done < warmup_steps, warm, shape(progress, options))
+    rate = (config.learning_rate if peak is None else peak) * tf.where(
+        done < warmup_steps, warm, shape(progress, options)
+    )
     return rate * tf.cast(plateau_factor, rate.dtype) if config.schedule == "plateau" else rate
 
 

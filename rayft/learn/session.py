@@ -14,6 +14,7 @@ from rayft.config import RunConfig, is_auto
 from rayft.data.dataset import Dataset
 from rayft.data.notices import accuracy_notice
 from rayft.data.objective import make_objective
+from rayft.data.order import steps_per_epoch
 from rayft.data.pipeline import find_undecodable
 from rayft.errors import DataError
 from rayft.learn.batches import Batches
@@ -31,7 +32,8 @@ from rayft.learn.settle import settle_batch_size, settle_rate
 from rayft.learn.state import state_variables
 from rayft.learn.step import Task
 from rayft.learn.training import Training
-from rayft.model.network import Network, build_network
+from rayft.learn.workshop import Workshop
+from rayft.model.network import Network
 from rayft.prefix.decide import Decision
 from rayft.prefix.prepare import Prefix, prepare_prefix
 from rayft.runs import BATCH_SIZE, RATE, RunFolder, with_choices
@@ -66,6 +68,7 @@ def run_session(
     strategy: tf.distribute.Strategy,
     *,
     output: Output | None = None,
+    workshop: Workshop | None = None,
 ) -> dict[str, Any] | None:
     """Train this replica's share from the latest checkpoint to the package.
 
@@ -76,6 +79,7 @@ def run_session(
         observer: Called on the chief with the progress about once a second; true asks the run to stop.
         strategy: Spans the workers.
         output: Where checkpoints, metrics and package go; the config's own run folder if not given.
+        workshop: What earlier sessions of this process left for this one, for a process that runs several.
 
     Returns:
         On the chief, the run's result; None on the others, and where the run was stopped.
@@ -95,7 +99,7 @@ def run_session(
         if place.is_chief:
             folder.choose(config, (BATCH_SIZE,))
     with watch("building the network"):
-        session = Session(config, dataset, place, strategy, observer, output, watch)
+        session = Session(config, dataset, place, strategy, observer, output, watch, workshop or Workshop(keeps=False))
     with contextlib.closing(session.prefix):
         with watch("building the network"):
             session.resume()
@@ -116,18 +120,24 @@ class Session:
         observer: Observer,
         output: Output,
         watch: Stopwatch,
+        workshop: Workshop,
     ) -> None:
         self.watch = watch
         self.dataset, self.place = dataset, place
         self.folder, self.package = output.folder, output.package
         self.checkpoints = Checkpoints(self.folder.checkpoints, keep=config.train.keep_checkpoints)
-        network = build_network(config, len(dataset.labels), strategy)
+        network = workshop.network(config, len(dataset.labels), strategy)
         place.alive()
         with watch("prefix cache"):
-            self.prefix = self._prepare_prefix(config, network, observer)
-        cached = self.prefix.cached is not None
-        threads = max(1, int(config.cluster.cpus_per_worker))
-        self.batches = Batches(dataset, config, network.image_size, place, threads, self.prefix.cached)
+            self.prefix = self._prepare_prefix(config, network, observer, workshop)
+        features = self.prefix.cached
+        cached = features is not None
+        bench = workshop.bench(config, dataset, features) if place.num_workers == 1 else None
+        if bench:
+            self.batches = bench.training.batches
+        else:
+            threads = max(1, int(config.cluster.cpus_per_worker))
+            self.batches = Batches(dataset, config, network.image_size, place, threads, features)
         self.plan = Plan(self.batches.steps_per_epoch, config.train.epochs, 0, config.train.checkpoint_every_steps)
         teacher = Teacher(config.train.distill, dataset.labels) if config.train.distill else None
         objective = make_objective(config, dataset)
@@ -141,10 +151,16 @@ class Session:
                 self.folder.choose(config, (RATE,))
         self.config = config
         self.notices = start_notices(config, network, dataset, self.plan.total_steps)
-        self.phased = Phased(config, network, self.plan, strategy, teacher, cached=cached, objective=objective)
+        if bench:
+            self.phased, self.training = bench.phased, bench.training
+            bench.begin(config, place, lambda: watch("validation"))
+        else:
+            self.phased = Phased(config, network, self.plan, strategy, teacher, cached=cached, objective=objective)
+            self.training = Training(config, self.phased, self.batches, place, self.plan, lambda: watch("validation"))
+            if place.num_workers == 1:
+                workshop.keep(config, dataset, self.phased, self.training, features)
         place.alive()
         place.require_same("pretrained weights", self.task.frozen_sha256)
-        self.training = Training(config, self.phased, self.batches, place, self.plan, lambda: watch("validation"))
 
     @property
     def network(self) -> Network:
@@ -196,15 +212,19 @@ class Session:
             ) from error
         return self.training.is_done
 
-    def _prepare_prefix(self, config: RunConfig, network: Network, observer: Observer) -> Prefix:
+    def _prepare_prefix(self, config: RunConfig, network: Network, observer: Observer, workshop: Workshop) -> Prefix:
         if len(network.phases) > 1 or config.train.distill is not None:
             reason = "several freeze depths" if len(network.phases) > 1 else "a teacher needs the pictures"
             return Prefix(Decision(False, reason), None, 0)
+        latest = self.checkpoints.latest() if self.place.is_chief else None
+        steps = steps_per_epoch(self.dataset.size("train"), config.data.global_batch_size) * config.train.epochs
         return prepare_prefix(
             config,
             self.dataset,
             network,
+            workshop.boundary(config, self.dataset, network),
             self.folder,
+            is_trained=latest is not None and (latest.stopped or latest.step == steps),
             share=(self.place.rank, self.place.num_workers),
             broadcast=self.place.broadcast,
             tell=observer if self.place.is_chief else lambda state: None,

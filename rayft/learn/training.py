@@ -27,6 +27,7 @@ class Training:
     Attributes:
         plan: Which steps there are.
         position: How far the training has come.
+        batches: This rank's.
     """
 
     def __init__(
@@ -49,13 +50,23 @@ class Training:
             validating: Gives a context for each validation, to time it.
         """
         self.plan = plan
-        self.position = Position()
-        self._config = config
-        self._batches = batches
-        self._place = place
-        self._validating = validating
+        self.batches = batches
         self._phased = phased
         self._bind()
+        self.begin(config, place, validating)
+
+    def begin(
+        self, config: RunConfig, place: Place, validating: Callable[[], contextlib.AbstractContextManager]
+    ) -> None:
+        """Stand at the beginning, of this run or of another that takes the same steps.
+
+        Args:
+            config: The run.
+            place: This process among the workers.
+            validating: Gives a context for each validation, to time it.
+        """
+        self._config, self._place, self._validating = config, place, validating
+        self.go_to(Position())
 
     @property
     def task(self) -> Task:
@@ -79,7 +90,7 @@ class Training:
 
     def run(self, stop_requested: Callable[[], bool] = lambda: False) -> Iterator[Progress]:
         """Take the steps that are left; ``position`` has moved on when a progress is handed over."""
-        batches = iter(self._batches.train(self.position.step))
+        batches = iter(self.batches.train(self.position.step))
         while not self.is_done:
             if self._phased.advance(self.position.step):
                 self._bind()
@@ -105,17 +116,20 @@ class Training:
 
     def evaluate(self, split: str) -> dict[str, float]:
         """Return the metrics of a split; empty where the split is. A collective."""
-        if self._batches.dataset.size(split) == 0:
+        if self.batches.dataset.size(split) == 0:
             return {}
         with self.judged():
-            return self._evaluate(self._batches.evaluation(split))
+            return self._evaluate(self.batches.evaluation(split))
 
     def _bind(self) -> None:
         """Compile anew: other blocks are frozen now."""
-        alive, classes = self._place.alive, len(self._batches.dataset.labels)
+        classes = len(self.batches.dataset.labels)
         self._run_steps = compile_steps(self.task)
-        self._statistics = make_statistics(self.task, alive)
-        self._evaluate = make_evaluate(self.task, classes, alive)
+        self._statistics = make_statistics(self.task, self._alive)
+        self._evaluate = make_evaluate(self.task, classes, self._alive)
+
+    def _alive(self) -> None:
+        self._place.alive()
 
     def _finish_epoch(self) -> dict[str, float]:
         """Average the weights where that is due; returns the validation metrics. A collective."""
@@ -126,7 +140,7 @@ class Training:
             if self.task.statistics:
                 with average.in_network():
                     # Any epoch's batches would do; those of the first are the same after a resumption.
-                    values = self._statistics(self._batches.train(), self.plan.steps_per_epoch)
+                    values = self._statistics(self.batches.train(), self.plan.steps_per_epoch)
                 average.set_statistics(values)
         with self._validating():
             return self.evaluate("validation")

@@ -11,7 +11,7 @@ from rayft.prefix.compute import from_stored
 from rayft.prefix.shards import Activations
 
 
-@dataclass(frozen=True)
+@dataclass
 class Cached:
     """Activations at the freeze boundary; batches of them are gathered whole from the mapped shards.
 
@@ -23,6 +23,10 @@ class Cached:
 
     views: tuple[Activations, ...]
     plain: Activations | None
+
+    def follow(self, newer: Cached) -> None:
+        """Read from a cache of the same recipe that was opened, and so checked, later."""
+        self.views, self.plain = newer.views, newer.plain
 
     @property
     def stored(self) -> tf.TensorSpec:

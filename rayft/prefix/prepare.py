@@ -10,12 +10,12 @@ from typing import Any
 from rayft.config import RunConfig
 from rayft.data.dataset import Dataset
 from rayft.model.network import Network
-from rayft.prefix.boundary import Boundary, describe_boundary
+from rayft.prefix.boundary import Boundary
 from rayft.prefix.build import Builder
 from rayft.prefix.cached import Cached
 from rayft.prefix.decide import Decision, decide
 from rayft.prefix.ensure import Opened, Tell, open_caches
-from rayft.prefix.store import CacheFolder
+from rayft.prefix.store import CacheFolder, Entry
 from rayft.runs import RunFolder
 
 
@@ -59,8 +59,10 @@ def prepare_prefix(
     config: RunConfig,
     dataset: Dataset,
     network: Network,
+    boundary: Boundary,
     run: RunFolder,
     *,
+    is_trained: bool,
     share: tuple[int, int],
     broadcast: Callable[[Any], Any],
     tell: Tell,
@@ -74,7 +76,9 @@ def prepare_prefix(
         config: The run.
         dataset: Its examples.
         network: Its network.
+        boundary: Where it is cut.
         run: Its folder, where the decision is kept.
+        is_trained: All its steps were taken before; nothing is built then for the evaluations that are left.
         share: Rank of this process, and number of workers.
         broadcast: Gives every rank the chief's small value; a barrier.
         tell: Takes the progress.
@@ -84,10 +88,9 @@ def prepare_prefix(
         ConfigError: ``prefix_cache.mode`` is on, and there can be no cache.
         StorageError: The cache cannot be written.
     """
-    boundary = describe_boundary(config, dataset, network, network.frozen_depth)
     folder = CacheFolder.of(config.storage)
     builder = Builder(config, dataset, network)
-    chosen = _decide(config, dataset, boundary, folder, builder, run) if share[0] == 0 else None
+    chosen = _decide(config, dataset, boundary, folder, builder, run, is_trained) if share[0] == 0 else None
     # Barrier: the chief decides, since a probe gives another figure in every process.
     decision: Decision = broadcast(chosen)
     tell({"phase": f"prefix cache {'used' if decision.used else 'not used'}: {decision.reason}"})
@@ -98,8 +101,16 @@ def prepare_prefix(
 
 
 def _decide(
-    config: RunConfig, dataset: Dataset, boundary: Boundary, folder: CacheFolder, builder: Builder, run: RunFolder
+    config: RunConfig,
+    dataset: Dataset,
+    boundary: Boundary,
+    folder: CacheFolder,
+    builder: Builder,
+    run: RunFolder,
+    is_trained: bool,
 ) -> Decision:
+    if is_trained and not all(Entry(folder, part.recipe).committed() for part in boundary.parts):
+        return Decision(False, "all steps were taken before")
     where = run.storage / "prefix_cache.json"
     if where.exists():
         return Decision(**json.loads(where.read_bytes()))

@@ -22,8 +22,9 @@ from rayft.learn.evaluate import make_evaluate
 from rayft.learn.final import evaluate_finally, measure
 from rayft.learn.gather import make_gather
 from rayft.learn.step import Task
+from rayft.model.describe import describe_blocks
 from rayft.model.layers import portable
-from rayft.model.network import build_network, describe_blocks
+from rayft.model.network import build_network
 from rayft.package.write import write_package
 from rayft.serve.predictor import load
 from rayft.storage import Storage

@@ -26,8 +26,9 @@ from rayft.evaluation.ranking import average_precision
 from rayft.evaluation.set_predictions import read_sets, write_sets
 from rayft.learn.final import evaluate_finally, split_metrics
 from rayft.learn.step import Task
+from rayft.model.describe import describe_blocks
 from rayft.model.layers import portable
-from rayft.model.network import build_network, describe_blocks
+from rayft.model.network import build_network
 from rayft.package.write import write_package
 from rayft.report.set_sections import show_sets
 from rayft.serve.predictor import load

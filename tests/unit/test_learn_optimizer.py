@@ -5,7 +5,8 @@ import tensorflow as tf
 
 from rayft.config import OptimConfig
 from rayft.errors import ConfigError
-from rayft.learn.optimizer import Updater, get_optimizer
+from rayft.learn.keras_optimizer import get_optimizer
+from rayft.learn.optimizer import Updater
 from rayft.learn.schedule import learning_rate
 
 SHAPES = [(3, 4), (4,), (2, 2, 3), (3,)]

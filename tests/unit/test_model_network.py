@@ -8,8 +8,9 @@ import pytest
 
 from rayft.config import RunConfig
 from rayft.errors import ModelError
+from rayft.model.backbone import default_image_size
 from rayft.model.layers import portable
-from rayft.model.network import build_network, default_image_size
+from rayft.model.network import build_network
 
 LITE = {"backbone": "efficientnet_lite0", "weights": "none"}
 PLAIN = {"backbone": "none", "weights": "none", "pooling": "flatten"}

@@ -63,12 +63,13 @@ class Attempt:
             told = self._told.get()
         return None if told is _END else told
 
-    def stop(self, timeout_s: float) -> None:
-        """Ask the body to end, and wait for it."""
+    def stop(self, timeout_s: float) -> bool:
+        """Ask the body to end, and wait for it; returns whether it has ended."""
         self.stop_requested.set()
         self._go_on.release()
         if self._thread.ident is not None:
             self._thread.join(timeout_s)
+        return not self._thread.is_alive()
 
     def _run(self, body: Callable[[Attempt], Any]) -> None:
         try:

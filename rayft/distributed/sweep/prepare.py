@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
 import ray
@@ -28,22 +29,28 @@ def read_blocks(config: RunConfig, plan: TrialPlan) -> list[str]:
     """
     dimension = config.sweep.space.get(DEPTH)
     depths = list(dimension.values or []) if dimension else []
+    # Meanwhile the processes of the other slots import TensorFlow, which takes them as long.
+    for _ in range(plan.slots - 1):
+        _start(_warm_up, config, config.model_dump(mode="json"))
     return _call(_read_blocks, config, config.model_dump(mode="json"), depths)
 
 
 def build_prefix(
     config: RunConfig, dataset: Dataset, space: Space, plan: TrialPlan, tell: Callable[[str], None]
-) -> None:
+) -> list[dict[str, Any]]:
     """Compute the activations at all searched boundaries in one pass, by as many processes as there are slots.
 
     Nothing is done where trials differ in what the prefix computes, or where depths are endless: each trial then
     decides for itself, as ``rayft train`` does.
+
+    Returns:
+        The fields of an ``Ensured`` for each depth.
     """
     depth = space.get(DEPTH)
     depths = [config.freeze.depth] if depth is None else depth.values
     shared = not any(path.startswith(_PREFIX_FIELDS) for path in space)
     if config.prefix_cache.mode == "off" or not depths or not any(depths) or not shared:
-        return
+        return []
     tell("computing the frozen prefix")
     passes = config.train.epochs * config.sweep.trials / len(depths)
     shares = [(rank, plan.slots) for rank in range(plan.slots)]
@@ -52,14 +59,18 @@ def build_prefix(
     # Every process answers for all depths, when all shares are there.
     answers = [_result(task) for task in tasks]
     # Whichever process looked first has found what was damaged.
-    for line in [*(notice for notices, _ in answers for notice in notices), *answers[0][1]]:
+    for line in (notice for notices, _ in answers for notice in notices):
         tell(line)
+    ensured = answers[0][1]
+    for each in ensured:
+        tell(f"prefix cache, depth {each['depth']}: {each['reason']}")
+    return ensured
 
 
 def _build_prefix(
     tree: dict[str, Any], dataset: Dataset, depths: list[Any], passes: float, share: tuple[int, int]
-) -> tuple[list[str], list[str]]:
-    """Returns what was found damaged, and what was decided for each depth."""
+) -> tuple[list[str], list[dict[str, Any]]]:
+    """Returns what was found damaged, and the fields of an ``Ensured`` for each depth."""
     config = RunConfig.model_validate(tree)
     set_up_tensorflow(plan_devices(config.cluster))
     from rayft.prefix.ensure import ensure_cache
@@ -71,7 +82,13 @@ def _build_prefix(
             notices.append(state["notice"])
 
     ensured = ensure_cache(config, dataset, depths, passes=passes, share=share, progress=progress)
-    return notices, [f"prefix cache, depth {each.depth}: {each.reason}" for each in ensured]
+    # As plain values: their class would bring TensorFlow into the driver.
+    return notices, [asdict(each) for each in ensured]
+
+
+def _warm_up(tree: dict[str, Any]) -> None:
+    set_up_tensorflow(plan_devices(RunConfig.model_validate(tree).cluster))
+    import rayft.learn.session  # noqa: F401
 
 
 def _call(function: Callable[..., Any], config: RunConfig, *arguments: Any) -> Any:

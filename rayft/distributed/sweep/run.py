@@ -31,7 +31,7 @@ from rayft.sweep.outcome import summarise, tidy_up
 from rayft.sweep.plan import TrialPlan, plan_trials
 from rayft.sweep.record import SweepFolder
 from rayft.sweep.search import first_values, get_suggest
-from rayft.sweep.space import Space, check_space, default_space
+from rayft.sweep.space import DEPTH, Space, check_space, default_space
 
 POLL_S = 0.3
 REAP_EVERY_S = 2.0
@@ -139,12 +139,18 @@ def _search(
     check_space(config, space)
     suggest = get_suggest(config.sweep.searcher, space, seed=config.seed, mode=mode_of(sweep_metric(config)))
     begin()
-    build_prefix(config, dataset, space, plan, lambda phase: on_standing(Standing(phase, plan)))
+    built = build_prefix(config, dataset, space, plan, lambda phase: on_standing(Standing(phase, plan)))
     first = first_values(config, space)
     conductor = Conductor(config, space, folder, suggest, kind=plan.kind, slots=plan.slots, first=first)
     context = TrialContext.of(config, dataset, everything, folder, plan.kind)
     _run_watched(config, space, conductor, context, plan, on_standing)
-    return summarise(config, space, conductor.trials), space
+    result = summarise(config, space, conductor.trials)
+    depth = result["best_params"].get(DEPTH, config.freeze.depth)
+    for each in built:
+        # The winner was evaluated on the pictures; what its trial was trained on is the sweep's.
+        if each["depth"] == depth and not result["refit"]:
+            result["prefix_cache"] = {name: each[name] for name in ("used", "reason", "build_s", "bytes")}
+    return result, space
 
 
 def _run_watched(

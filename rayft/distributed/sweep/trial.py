@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import faulthandler
-import gc
 import os
 import sys
 from dataclasses import dataclass
@@ -71,6 +70,7 @@ class TrialActor(tune.Trainable):
         enter_driver_folder(context.driver)
         if context.kind == "light":
             set_up_tensorflow(plan_devices(RunConfig.model_validate(context.config).cluster))
+            self._empty_workshop()
         self._begin(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -92,6 +92,7 @@ class TrialActor(tune.Trainable):
                 report = self._report(finished=False, error=text)
                 # A full disk is no fault of the trial's; the next one would meet it too.
                 return {**report, "fatal": error} if isinstance(error, StorageError) else report
+            self._end()
             self._begin_attempt()
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
@@ -146,13 +147,17 @@ class TrialActor(tune.Trainable):
         self._attempt = Attempt(self._train_here if light else self._train_in_group, lockstep=light)
 
     def _end(self) -> None:
-        self._attempt.stop(_STOP_S)
+        ended = self._attempt.stop(_STOP_S)
         if self._context.kind == "light":
-            import keras
+            if not ended or self._attempt.error is not None:
+                # What it leaves is in an unknown state, or still in use.
+                self._empty_workshop()
+            self._workshop.tidy()
 
-            # Graphs and functions of the trial before would pile up in the process.
-            keras.backend.clear_session()
-            gc.collect()
+    def _empty_workshop(self) -> None:
+        from rayft.learn.workshop import Workshop
+
+        self._workshop = Workshop()
 
     @property
     def _dataset(self) -> Dataset:
@@ -182,7 +187,13 @@ class TrialActor(tune.Trainable):
 
             place = Place(0, 1, lambda value: value, alive)
             result = run_session(
-                self._config, self._dataset, place, observe, tf.distribute.get_strategy(), output=Output(**self._output)
+                self._config,
+                self._dataset,
+                place,
+                observe,
+                tf.distribute.get_strategy(),
+                output=Output(**self._output),
+                workshop=self._workshop,
             )
         return {"summary": result, "latencies": self._measure_latencies()}
 
