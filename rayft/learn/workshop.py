@@ -134,9 +134,13 @@ class Workshop:
             self._benches.popitem(last=False)
             self._litter = True
 
-    def tidy(self) -> None:
-        """Free the graphs and functions of earlier sessions that are not kept; between two sessions."""
-        if self._litter:
+    def tidy(self, *, always: bool = False) -> None:
+        """Free the graphs and functions of earlier sessions that are not kept; between two sessions.
+
+        Args:
+            always: Also where this workshop knows of none, since it replaces another one.
+        """
+        if self._litter or always:
             keras.backend.clear_session()
             gc.collect()
         self._litter = False

@@ -149,10 +149,11 @@ class TrialActor(tune.Trainable):
     def _end(self) -> None:
         ended = self._attempt.stop(_STOP_S)
         if self._context.kind == "light":
-            if not ended or self._attempt.error is not None:
-                # What it leaves is in an unknown state, or still in use.
+            # What a failed attempt leaves is in an unknown state; what one that goes on leaves is in use.
+            is_lost = not ended or self._attempt.error is not None
+            if is_lost:
                 self._empty_workshop()
-            self._workshop.tidy()
+            self._workshop.tidy(always=is_lost)
 
     def _empty_workshop(self) -> None:
         from rayft.learn.workshop import Workshop
