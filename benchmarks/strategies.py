@@ -54,24 +54,36 @@ def main(
     processes: Annotated[int, typer.Option(min=1, help="Runs at once, a CPU each.")] = 2,
     out: Annotated[Path, typer.Option(help="JSON lines are appended here.")] = Path("benchmarks/strategies.jsonl"),
 ) -> None:
-    """Train every strategy with every seed, in processes that stay, and print a table."""
+    """Train every strategy with every seed, in processes that stay, and print a table.
+
+    Runs that the file holds already are not taken again, so that a long measurement may be broken off.
+    """
     wanted = [name for name in STRATEGIES if not strategy or any(part in name for part in strategy)]
-    runs: dict[str, list[dict[str, float]]] = {name: [] for name in wanted}
+    runs = read_runs(out)
+    left = [(name, seed) for seed in range(seeds) for name in wanted if seed not in runs.get(name, {})]
     context = multiprocessing.get_context("spawn")
     with (
         tempfile.TemporaryDirectory(prefix="rayft-strategies-") as storage,
         ProcessPoolExecutor(processes, mp_context=context) as pool,
     ):
-        jobs = {pool.submit(run, name, seed, storage): name for seed in range(seeds) for name in wanted}
+        jobs = {pool.submit(run, name, seed, storage): name for name, seed in left}
         for done, job in enumerate(as_completed(jobs), 1):
-            runs[jobs[job]].append(job.result())
             print(f"{done}/{len(jobs)} {jobs[job]}: {job.result()}", file=sys.stderr)
-    with out.open("a") as file:
-        for name, found in runs.items():
-            file.write(json.dumps({"strategy": name, "runs": found}) + "\n")
-    print("| strategy | test accuracy | 95 % interval | training, s |\n|---|---|---|---|")
-    for name, found in runs.items():
-        print(row(name, found))
+            with out.open("a") as file:
+                file.write(json.dumps({"strategy": jobs[job], **job.result()}) + "\n")
+    runs = read_runs(out)
+    print("| strategy | test accuracy | 95 % interval | CPU seconds |\n|---|---|---|---|")
+    for name in wanted:
+        print(row(name, [runs[name][seed] for seed in range(seeds)]))
+
+
+def read_runs(out: Path) -> dict[str, dict[int, dict[str, float]]]:
+    """Return the runs of a file by strategy and seed."""
+    runs: dict[str, dict[int, dict[str, float]]] = {}
+    for line in out.read_text().splitlines() if out.exists() else []:
+        found = json.loads(line)
+        runs.setdefault(found["strategy"], {})[found["seed"]] = found
+    return runs
 
 
 def run(name: str, seed: int, storage: str) -> dict[str, float]:
