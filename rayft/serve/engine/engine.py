@@ -20,6 +20,7 @@ from rayft.serve.engine.observe import Observer, Silence
 from rayft.serve.engine.request import Member, Request, Row, too_late
 from rayft.serve.engine.trunk import Trunk
 from rayft.serve.predictor import Predictor
+from rayft.serve.wire.json_text import shown
 
 # So many passes in a row fail only where the process, or its device, is broken.
 _MAX_FAILURES = 3
@@ -242,12 +243,12 @@ class BatchingEngine:
             raise RequestError(f"The model {name!r} is being loaded.", "Try again in a moment.", 503)
         if found is None:
             raise RequestError(
-                f"There is no model {name!r}; there are {', '.join(self._names)}.", "Ask for one of them.", 404
+                f"There is no model {shown(name)}; there are {', '.join(self._names)}.", "Ask for one of them.", 404
             )
         served = found[0].served
         if version not in (None, served.version):
             raise RequestError(
-                f"{name} has no version {version!r} here; {served.version} is served.",
+                f"{name} has no version {shown(version)} here; {served.version} is served.",
                 "Leave the version out, or ask for that one.",
                 404,
             )

@@ -123,6 +123,6 @@ def explain(predictor: Predictor, heat_map: HeatMap, image: np.ndarray, picture:
         index = predictor.labels.index(label)
     else:
         shown = ", ".join(predictor.labels[:20]) + (" and more" if len(predictor.labels) > 20 else "")
-        raise RequestError(f"The model has no class {label!r}; it has {shown}.", "Choose one of them.", 404)
+        raise RequestError(f"The model has no class {label[:60]!r}; it has {shown}.", "Choose one of them.", 404)
     chosen = tf.one_hot([index], len(predictor.labels))
     return overlay(picture, heat_map(tf.constant(image[None]), chosen).numpy())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import math
 import os
@@ -88,14 +89,18 @@ class InferenceService:
                 request = _parsed(kind, data)
                 if not open_to_all and self._keyring is not None:
                     authorize(key, _model_of(request))
-                return await method(request, context, facts)
+                answer = await method(request, context, facts)
+                context.set_trailing_metadata(tuple(trailing))
+                return answer
             except RequestError as error:
                 status = error.status
                 if error.retry_after_s is not None or status in (429, 503):
                     trailing.append(("retry-after", str(max(1, math.ceil(error.retry_after_s or 1)))))
                 code = _CODES.get(status, grpc.StatusCode.INVALID_ARGUMENT)
                 await context.abort(code, " ".join(error.args[:2]), tuple(trailing))
-            except (grpc.aio.AbortError, grpc.RpcError):
+            except asyncio.CancelledError:
+                # The client has gone.
+                status = 499
                 raise
             except Exception:
                 status = 500

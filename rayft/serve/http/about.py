@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from rayft.serve.contract import Engine
+from rayft.serve.contract import Engine, ServedModel
 from rayft.serve.http import operations
 from rayft.serve.http.docs_page import docs_page
 from rayft.serve.http.infer import versions_of
@@ -14,6 +14,10 @@ from rayft.serve.http.routes import Route
 from rayft.serve.wire.about import details, listing
 
 Metrics = Callable[[], tuple[str, bytes]]
+
+_HTML = "text/html; charset=utf-8"
+# Nothing from elsewhere, no script.
+_CONTENT_POLICY = b"default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; frame-ancestors 'none'"
 
 
 def about_routes(engine: Engine, metrics: Metrics) -> list[Route]:
@@ -26,8 +30,7 @@ def about_routes(engine: Engine, metrics: Metrics) -> list[Route]:
 
     async def list_models(request: Request) -> Reply:
         request.query()
-        key = request.key
-        return json_reply(listing([model for model in engine.models() if key is None or key.covers(model.name)]))
+        return json_reply(listing(_in_scope(engine, request)))
 
     async def show_model(request: Request) -> Reply:
         request.query()
@@ -48,19 +51,19 @@ def about_routes(engine: Engine, metrics: Metrics) -> list[Route]:
     ]
 
 
-def docs_routes(routes: Sequence[Route]) -> list[Route]:
+def docs_routes(engine: Engine, routes: Sequence[Route]) -> list[Route]:
     """Return the routes that describe all others."""
-    described = document(routes)
-    page = docs_page(described).encode()
 
     async def openapi(request: Request) -> Reply:
-        return json_reply(described)
+        return json_reply(document(routes, _in_scope(engine, request)))
 
     async def docs(request: Request) -> Reply:
-        return Reply(200, page, "text/html; charset=utf-8", [(b"content-security-policy", CONTENT_POLICY)])
+        page = docs_page(document(routes, _in_scope(engine, request)))
+        return Reply(200, page.encode(), _HTML, [(b"content-security-policy", _CONTENT_POLICY)])
 
     return [Route("GET", "/openapi.json", openapi), Route("GET", "/docs", docs)]
 
 
-# Nothing from elsewhere, no script.
-CONTENT_POLICY = b"default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; frame-ancestors 'none'"
+def _in_scope(engine: Engine, request: Request) -> list[ServedModel]:
+    key = request.key
+    return [model for model in engine.models() if key is None or key.covers(model.name)]

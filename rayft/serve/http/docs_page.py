@@ -42,10 +42,11 @@ def _operation(path: str, method: str, operation: dict[str, Any], document: dict
     parts = [f"<h2><code>{method.upper()} {html.escape(path)}</code></h2><p>{_prose(operation['summary'])}.</p>"]
     if "description" in operation:
         parts.append(f"<p>{_prose(operation['description'])}</p>")
-    rows = [
-        (f"{parameter['name']} ({parameter['in']})", parameter.get("description", ""))
-        for parameter in operation.get("parameters", [])
-    ]
+    shared = document["components"]["parameters"]
+    given = (
+        shared[each["$ref"].rpartition("/")[2]] if "$ref" in each else each for each in operation.get("parameters", [])
+    )
+    rows = [(f"{each['name']} ({each['in']})", _described(each)) for each in given]
     parts.append(_table("Parameters", rows))
     for media, body in operation.get("requestBody", {}).get("content", {}).items():
         parts.append(f"<p>Body <code>{html.escape(media)}</code>{_schema_name(body)}</p>")
@@ -58,6 +59,11 @@ def _operation(path: str, method: str, operation: dict[str, Any], document: dict
     ]
     parts.append(_table("Answers", answers))
     return "".join(parts)
+
+
+def _described(parameter: dict[str, Any]) -> str:
+    values = parameter["schema"].get("enum", [])
+    return " ".join([parameter.get("description", ""), *(f"`{value}`" for value in values)])
 
 
 def _schema_name(body: dict[str, Any]) -> str:

@@ -39,4 +39,4 @@ def build_application(
         *about_routes(engine, metrics),
         *extra_routes,
     ]
-    return Application([*routes, *docs_routes(routes)], keyring, limits)
+    return Application([*routes, *docs_routes(engine, routes)], keyring, limits)

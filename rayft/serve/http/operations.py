@@ -10,20 +10,7 @@ _NO_MODEL = (401, 403, 404, 503)
 _BODY = (400, 401, 403, 404, 408, 413, 415, 422, 429, 503)
 
 _EXAMPLE_PICTURE = {"b64": PICTURE}
-_MODEL = {
-    "name": "model",
-    "in": "path",
-    "required": True,
-    "description": "Name of a served model; GET /v1/models lists them.",
-    "schema": {"type": "string", "pattern": "^[^/:]+$"},
-}
-_VERSION = {
-    "name": "version",
-    "in": "path",
-    "required": True,
-    "description": "The version that is served, in the registry's numbers.",
-    "schema": {"type": "string", "pattern": "^[^/:]+$"},
-}
+_MODEL, _VERSION = ({"$ref": f"#/components/parameters/{name}"} for name in ("model", "version"))
 _TIMEOUT = {
     "name": "X-Request-Timeout-Seconds",
     "in": "header",

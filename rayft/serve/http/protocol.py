@@ -20,6 +20,9 @@ _MAX_HEAD_BYTES = 64 << 10
 # once, its client would see a broken connection instead of the refusal.
 _LINGER_BYTES = 64 << 20
 _LINGER_S = 10.0
+_log = logging.getLogger("rayft.serve.connection")
+# Whatever clients send must not fill the log.
+_log.setLevel(logging.ERROR)
 
 
 class BoundedProtocol(HttpToolsProtocol):
@@ -31,8 +34,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def __init__(self, *args: Any, limits: Limits, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        # Whatever clients send must not fill the log.
-        self.logger = logging.getLogger("rayft.serve.http.connection")
+        self.logger = _log
         self.access_log = False
         self._limits = limits
         # Spread, or all clients of a burst would come back at once.
