@@ -15,6 +15,10 @@ demo: $(STAMP)
 	@echo "One prediction, from the package of the best trial:"
 	$(BIN)/python $(DEMO)/run.py $(RUN)
 	@echo
+	@echo "The same picture, over HTTP:"
+	$(BIN)/python $(DEMO)/ask.py $(RUN)
+	@echo
+	@echo "Keep the endpoint up: $(BIN)/rayft serve $(RUN)/package"
 	@echo "Files: $(RUN)/ (report.html, result.json, trials.jsonl, trials/, package/)."
 	@echo "A second \`make demo\` finds the finished sweep; start anew with: $(BIN)/rayft sweep $(DEMO)/sweep.yaml --fresh"
 

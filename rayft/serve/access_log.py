@@ -6,19 +6,26 @@ import json
 import logging
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
 from typing import Any
 
 LOGGER = "rayft.access"
 
 _logger = logging.getLogger(LOGGER)
+# A process is one endpoint, so its counts are those of the process.
+_counts: list[Callable[[str, int], None]] = []
 _SANE_ID = re.compile(r"[A-Za-z0-9._\-]{1,128}")
 
 
 def sane_id(given: str | None) -> str | None:
     """Return a client's request id if it may stand in a log and a header."""
     return given if given and _SANE_ID.fullmatch(given) else None
+
+
+def count_responses(count: Callable[[str, int], None]) -> None:
+    """Let every later request of this process be told to a function, as protocol and status, logged or not."""
+    _counts.append(count)
 
 
 def log_request(
@@ -35,6 +42,8 @@ def log_request(
         begun: ``time.perf_counter()`` at its start.
         size: Bytes of the answer.
     """
+    for count in _counts:
+        count(protocol, status)
     if not _logger.isEnabledFor(logging.INFO):
         return
     line = {

@@ -132,28 +132,3 @@ class Engine(Protocol):
         Raises:
             RequestError: As ``answer``; 404 too for a class that the model does not know.
         """
-
-
-class Meter(Protocol):
-    """Counts what the protocols do; may be called from any thread."""
-
-    def responded(self, protocol: str, status: int) -> None:
-        """Count one response.
-
-        Args:
-            protocol: ``http`` or ``grpc``.
-            status: HTTP status; of gRPC, the one that the error would have there.
-        """
-
-    def expose(self) -> tuple[str, bytes]:
-        """Return content type and body of the metrics of all replicas here; reads files, so not on the loop."""
-
-
-class Listeners(Protocol):
-    """What ``rayft.serve.listen.start(engine, config, meter)``, a coroutine, returns once every port is bound.
-
-    It raises a RayftError where an address cannot be bound, or a file cannot be used.
-    """
-
-    async def stop(self) -> None:
-        """Accept nobody any more, and return when those who are here are answered, or ``limits.drain_s`` has passed."""

@@ -3,7 +3,7 @@ from pathlib import Path
 
 from rayft import cli
 from rayft.config import RunConfig
-from rayft.config.reference import _anchor, reference
+from rayft.config.reference import _anchor, reference, serve_reference
 
 PAGE = Path(__file__).parents[2] / "docs" / "config.md"
 
@@ -33,3 +33,8 @@ def test_every_link_of_the_page_leads_to_a_section():
 def test_the_command_prints_the_page(capsys):
     assert cli.main(["schema", "--markdown"]) == 0
     assert capsys.readouterr().out == reference()
+
+
+def test_the_page_of_the_endpoint_is_what_its_schema_says():
+    # Made anew by: rayft schema --serve --markdown > docs/serving-config.md
+    assert PAGE.with_name("serving-config.md").read_text() == serve_reference()

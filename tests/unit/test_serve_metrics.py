@@ -41,7 +41,7 @@ def values(text):
 def test_replicas_are_added_up_and_gauges_of_a_killed_one_are_gone(tmp_path):
     first, second = start(tmp_path / "metrics"), start(tmp_path / "metrics")
     second.kill()
-    second.wait()
+    second.communicate()
     out, _ = first.communicate("\n", timeout=60)
     assert out.startswith("text/plain")
     found = values(out)

@@ -95,12 +95,14 @@ class Watch:
 
     def _follow(self, source: Source, state: ModelState) -> None:
         served = self.engine.find(source.name)
+        aliases = tuple(state.aliases_of(int(served.version)))
+        if aliases != served.aliases:
+            self.engine.describe(source.name, aliases=aliases)
         wanted = state.find(source.selector) if source.moves else None
         if wanted is None or str(wanted.number) == served.version:
             self._failures.pop(source.name, None)
-            aliases = tuple(state.aliases_of(int(served.version)))
-            if aliases != served.aliases or served.problem is not None:
-                self.engine.describe(source.name, aliases=aliases, problem=None)
+            if served.problem is not None:
+                self.engine.describe(source.name, problem=None)
             return
         failed = self._failures.get(source.name)
         if failed is not None and failed.number == wanted.number and time.monotonic() < failed.again:
