@@ -19,7 +19,7 @@ def main() -> None:
     from rayft.config import parse_config
     from rayft.data.dataset import open_dataset
     from rayft.data.order import steps_per_epoch
-    from rayft.data.pipeline import train_batches
+    from rayft.data.training_batches import train_batches
 
     config = parse_config(setting.config)
     side = config.data.image_size

@@ -32,7 +32,7 @@ def train_cached(settings: dict[str, Any]) -> dict[str, Any]:
     config, _ = _prepare(settings)
     from rayft.data.dataset import open_dataset
     from rayft.data.order import steps_per_epoch
-    from rayft.data.pipeline import train_batches
+    from rayft.data.training_batches import train_batches
     from rayft.learn.loop import Plan, train_epochs
     from rayft.learn.step import Task
     from rayft.model.network import build_network

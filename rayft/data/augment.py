@@ -7,78 +7,53 @@ import math
 import tensorflow as tf
 
 from rayft.config import AugmentConfig
-from rayft.data.boxes import random_box, resized_crop_box
+from rayft.data.boxes import DRAWS_OF_BOX, random_box, resized_crop_box
+from rayft.data.draws import draw_example, operation_key, split_draws
 from rayft.data.own_layers import apply_layers
 from rayft.data.picture import LUMA, ChooseBox, decode_picture
 from rayft.data.policy import augmix, randaugment
 from rayft.errors import ConfigError
 
-# A constant per operation, so that switching one on does not change the draws of another.
-_OPERATIONS = {
-    "horizontal_flip": 1,
-    "vertical_flip": 2,
-    "crop": 3,
-    "rotate": 4,
-    "brightness": 5,
-    "contrast": 6,
-    "saturation": 7,
-    "hue": 8,
-    "policy": 9,
-    "augmix": 10,
-    "layers": 11,
-    "random_erasing": 12,
-    "erased_box": 13,
-    "noise": 14,
-    "random_resized_crop": 15,
-    "mix": 16,
-}
 # Zhong et al. 2017, arXiv:1708.04896, section 3: part of the area that is erased, and aspect of the rectangle.
 _ERASED_SCALE = (0.02, 0.4)
 _ERASED_RATIO = (0.3, 1 / 0.3)
 
 
-def operation_key(seed: tf.Tensor, operation: str) -> tf.Tensor:
-    """Return the seed [2] of one operation on one example.
-
-    Args:
-        seed: int32 or int64 [2] or [3]: run seed, epoch, example.
-        operation: Its name.
-    """
-    key = seed[:2]
-    if seed.shape[0] == 3:
-        key = tf.random.fold_in(key, seed[2], alg="philox")
-    return tf.random.fold_in(key, _OPERATIONS[operation], alg="philox")
-
-
-def box_chooser(seed: tf.Tensor, config: AugmentConfig) -> ChooseBox | None:
-    """Return what draws the random resized crop of a picture, which is cut while it is decoded; None without it."""
+def box_chooser(draws: dict[str, tf.Tensor], config: AugmentConfig) -> ChooseBox | None:
+    """Return what cuts the random resized crop of a picture, while it is decoded; None without it."""
     crop_range = config.random_resized_crop
     if crop_range is None:
         return None
-    key = operation_key(seed, "random_resized_crop")
-    return lambda height, width: resized_crop_box(key, height, width, crop_range.scale, crop_range.ratio)
+    return lambda size: resized_crop_box(draws["random_resized_crop"], size, crop_range.scale, crop_range.ratio)
 
 
 def decode_training_picture(
-    encoded: tf.Tensor, seed: tf.Tensor, image_size: tuple[int, int], channels: int, config: AugmentConfig
+    encoded: tf.Tensor,
+    seed: tf.Tensor,
+    drawn: tf.Tensor | None,
+    image_size: tuple[int, int],
+    channels: int,
+    config: AugmentConfig,
 ) -> tf.Tensor:
     """Decode a picture and change it at random, all but mixing; float32 [H, W, C] in 0..255.
 
     Args:
         encoded: string [], the content of the file.
         seed: int64 [3]: run seed, epoch, example.
+        drawn: float32 [n], the example's row of ``draw_batch``; None where no operation has numbers.
         image_size: Height and width of the result.
         channels: 1 or 3.
         config: What is changed.
     """
-    image = decode_picture(encoded, image_size, channels, box_chooser(seed, config))
-    return augment(tf.ensure_shape(image, [*image_size, channels]), seed, config)
+    draws = split_draws(drawn, config)
+    image = decode_picture(encoded, image_size, channels, box_chooser(draws, config))
+    return change(tf.ensure_shape(image, [*image_size, channels]), seed, draws, config)
 
 
 def augment(image: tf.Tensor, seed: tf.Tensor, config: AugmentConfig) -> tf.Tensor:
     """Change a picture at random; the same seed gives bit-equal pixels in any batch on any worker.
 
-    All but ``random_resized_crop``, which ``box_chooser`` draws, and mixing (``rayft.data.mix``).
+    All but ``random_resized_crop``, which ``box_chooser`` cuts, and mixing (``rayft.data.mix``).
 
     Args:
         image: float32 [H, W, C] in 0..255, H, W and C static.
@@ -91,35 +66,36 @@ def augment(image: tf.Tensor, seed: tf.Tensor, config: AugmentConfig) -> tf.Tens
     Raises:
         ConfigError: Saturation or hue of pictures with one channel, or a layer that is refused.
     """
+    return change(image, seed, split_draws(draw_example(seed, config), config), config)
+
+
+def change(image: tf.Tensor, seed: tf.Tensor, draws: dict[str, tf.Tensor], config: AugmentConfig) -> tf.Tensor:
+    """Do what ``augment`` does, with numbers that were drawn before, of ``split_draws``."""
     if image.shape[-1] == 1 and (config.saturation or config.hue):
         raise ConfigError(
             f"data.augment has saturation {config.saturation} and hue {config.hue}, but data.channels is 1.",
             "Set both to 0, or data.channels to 3.",
         )
-
-    def draw(operation: str, count: int = 1) -> tf.Tensor:
-        return tf.random.stateless_uniform([count], operation_key(seed, operation), alg="philox")
-
     if config.horizontal_flip:
-        image = _mirror(image, draw("horizontal_flip")[0] < 0.5, axis=1)
+        image = _mirror(image, draws["horizontal_flip"] < 0.5, axis=1)
     if config.vertical_flip:
-        image = _mirror(image, draw("vertical_flip")[0] < 0.5, axis=0)
+        image = _mirror(image, draws["vertical_flip"] < 0.5, axis=0)
     if config.crop:
-        image = crop(image, draw("crop", 4), config.crop)
+        image = crop(image, draws["crop"], config.crop)
     if config.rotate:
-        image = rotate(image, _symmetric(draw("rotate")[0], config.rotate) * (math.pi / 180))
+        image = rotate(image, _symmetric(draws["rotate"], config.rotate) * (math.pi / 180))
     if config.brightness:
-        image = image + _symmetric(draw("brightness")[0], config.brightness) * 255.0
+        image = image + _symmetric(draws["brightness"], config.brightness) * 255.0
     if config.contrast:
-        image = scale_contrast(image, 1.0 + _symmetric(draw("contrast")[0], config.contrast))
+        image = scale_contrast(image, 1.0 + _symmetric(draws["contrast"], config.contrast))
     if config.saturation:
-        image = scale_saturation(image, 1.0 + _symmetric(draw("saturation")[0], config.saturation))
+        image = scale_saturation(image, 1.0 + _symmetric(draws["saturation"], config.saturation))
     # Flips, crops and rotations keep the range, and a clip costs a tenth of decoding.
     if config.brightness or config.contrast or config.saturation:
         image = tf.clip_by_value(image, 0.0, 255.0)
     if config.hue:
         # Hue has no meaning for negative values, hence the clip before; a turn keeps the range.
-        image = tf.image.adjust_hue(image, _symmetric(draw("hue")[0], config.hue))
+        image = tf.image.adjust_hue(image, _symmetric(draws["hue"], config.hue))
     if config.policy == "randaugment":
         image = randaugment(image, operation_key(seed, "policy"), config.num_ops, config.magnitude)
     if config.augmix is not None:
@@ -128,7 +104,7 @@ def augment(image: tf.Tensor, seed: tf.Tensor, config: AugmentConfig) -> tf.Tens
         image = apply_layers(image, operation_key(seed, "layers"), config.layers)
     if config.random_erasing:
         keys = operation_key(seed, "erased_box"), operation_key(seed, "noise")
-        chosen = draw("random_erasing")[0] < config.random_erasing
+        chosen = draws["random_erasing"] < config.random_erasing
         image = tf.cond(chosen, lambda: erase(image, *keys), lambda: image)
     return image
 
@@ -144,7 +120,8 @@ def erase(image: tf.Tensor, box_key: tf.Tensor, noise_key: tf.Tensor) -> tf.Tens
         noise_key: Seed [2] of its pixels.
     """
     height, width = image.shape[0], image.shape[1]
-    box, fits = random_box(box_key, tf.constant(height), tf.constant(width), _ERASED_SCALE, _ERASED_RATIO)
+    draws = tf.random.stateless_uniform([DRAWS_OF_BOX], box_key, alg="philox")
+    box, fits = random_box(draws, tf.constant([height, width]), _ERASED_SCALE, _ERASED_RATIO)
     y, x = tf.range(height)[:, None, None], tf.range(width)[None, :, None]
     inside = (y >= box[0]) & (y < box[0] + box[2]) & (x >= box[1]) & (x < box[1] + box[3])
     noise = tf.random.stateless_uniform(image.shape, noise_key, 0.0, 255.0, alg="philox")

@@ -10,13 +10,15 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
-# (height, width) of the upright picture -> top, left, height, width of the part to keep; all int32.
-ChooseBox = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
+# Height and width of the upright picture, [2] -> top, left, height, width of the part to keep, [4]; int32.
+ChooseBox = Callable[[tf.Tensor], tf.Tensor]
 
 # ITU-R BT.601 luma.
 LUMA = (0.299, 0.587, 0.114)
 # EXIF lies in one of the first JPEG segments, and a segment holds at most 64 KiB.
 _HEAD_BYTES = 1 << 16
+# How almost every JPEG without EXIF begins: a JFIF header of 16 bytes, then a quantization table. Bytes by place.
+_PLAIN_JPEG = {0: 0xFF, 1: 0xD8, 2: 0xFF, 3: 0xE0, 4: 0x00, 5: 0x10, 20: 0xFF, 21: 0xDB}
 
 
 def decode_picture(
@@ -42,21 +44,71 @@ def decode_picture(
     Raises:
         tf.errors.InvalidArgumentError: The bytes are not such a picture.
     """
-    is_jpeg = tf.equal(tf.strings.substr(encoded, 0, 2), b"\xff\xd8")
-    if choose_box is None:
-        pixels = _decode_whole(encoded)
-        pixels = tf.cond(is_jpeg, lambda: _turn_upright(pixels, _exif_orientation(encoded)), lambda: pixels)
-    else:
-        pixels = tf.cond(
-            is_jpeg,
-            lambda: _decode_part_of_jpeg(encoded, choose_box),
-            lambda: _cut(_decode_whole(encoded), choose_box),
-        )
+    pixels, orientation = _decode_stored(encoded) if choose_box is None else _decode_part(encoded, choose_box)
     pixels.set_shape([None, None, 3])
-    resized = tf.image.resize(pixels, image_size, method="bilinear", antialias=True)
+    height, width = image_size
+    # Turned after it is resized: fewer pixels to move, and of bytes TensorFlow's oneDNN transposes none, but logs an
+    # error of it.
+    size = image_size if height == width else tf.where(orientation >= 5, [width, height], [height, width])
+    resized = tf.image.resize(pixels, size, method="bilinear", antialias=True)
+    resized = tf.ensure_shape(_turn_upright(resized, orientation), [height, width, 3])
     if channels == 1:
         return tf.tensordot(resized, tf.constant(LUMA)[:, None], axes=1)
     return resized
+
+
+def _is_plain_jpeg(encoded: tf.Tensor) -> tf.Tensor:
+    """Tell by a few bytes that a picture is a JPEG without EXIF; of the others, some are as well."""
+    # Shorter contents are padded with zeros, where a substring would be an error.
+    head = tf.io.decode_raw(encoded, tf.uint8, fixed_length=max(_PLAIN_JPEG) + 1)
+    return tf.reduce_all(tf.equal(tf.gather(head, [*_PLAIN_JPEG]), tf.constant([*_PLAIN_JPEG.values()], tf.uint8)))
+
+
+def _is_jpeg(encoded: tf.Tensor) -> tf.Tensor:
+    return tf.equal(tf.strings.substr(encoded, 0, 2), b"\xff\xd8")
+
+
+def _decode_stored(encoded: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Decode to uint8 [h, w, 3], as stored; also returns the orientation, int32 1..8."""
+
+    def look_closely() -> tuple[tf.Tensor, tf.Tensor]:
+        orientation = tf.cond(_is_jpeg(encoded), lambda: _exif_orientation(encoded), lambda: 1)
+        return _decode_whole(encoded), orientation
+
+    def decode_plain() -> tuple[tf.Tensor, tf.Tensor]:
+        return tf.io.decode_jpeg(encoded, channels=3), tf.constant(1)
+
+    # What is skipped takes as long as a tenth of decoding: it is many small operations.
+    return tf.cond(_is_plain_jpeg(encoded), decode_plain, look_closely)
+
+
+def _decode_part(encoded: tf.Tensor, choose_box: ChooseBox) -> tuple[tf.Tensor, tf.Tensor]:
+    """Decode what a box in the upright picture asks for, as ``_decode_stored`` does."""
+    is_jpeg = _is_jpeg(encoded)
+    whole = tf.cond(is_jpeg, lambda: tf.zeros([0, 0, 3], tf.uint8), lambda: _decode_whole(encoded))
+    stored = tf.cond(is_jpeg, lambda: tf.io.extract_jpeg_shape(encoded), lambda: tf.shape(whole))[:2]
+    may_be_turned = tf.logical_and(is_jpeg, tf.logical_not(_is_plain_jpeg(encoded)))
+    orientation = tf.cond(may_be_turned, lambda: _exif_orientation(encoded), lambda: 1)
+    upright = tf.cond(orientation >= 5, lambda: stored[::-1], lambda: stored)
+    box = choose_box(upright)
+    window = tf.cond(orientation > 1, lambda: _stored_window(box, upright, orientation), lambda: box)
+
+    def cut() -> tf.Tensor:
+        top, left, height, width = tf.unstack(window)
+        return whole[top : top + height, left : left + width]
+
+    part = tf.cond(is_jpeg, lambda: tf.image.decode_and_crop_jpeg(encoded, window, channels=3), cut)
+    return part, orientation
+
+
+def _stored_window(box: tf.Tensor, upright: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
+    """Return where a box of the upright picture lies in the picture as it is stored."""
+    start, size = box[:2], box[2:]
+    # The reverse of _turn_upright: its last mirroring first.
+    upside_down, mirrored = _mirrorings(orientation)
+    start = tf.where(tf.stack([upside_down, mirrored]), upright - start - size, start)
+    lies = orientation >= 5
+    return tf.concat([tf.where(lies, start[::-1], start), tf.where(lies, size[::-1], size)], 0)
 
 
 def _decode_whole(encoded: tf.Tensor) -> tf.Tensor:
@@ -64,28 +116,6 @@ def _decode_whole(encoded: tf.Tensor) -> tf.Tensor:
     pixels = tf.io.decode_image(encoded, channels=0, expand_animations=False)
     pixels.set_shape([None, None, None])
     return tf.cond(tf.equal(tf.shape(pixels)[2], 3), lambda: pixels, lambda: _to_rgb(pixels, encoded))
-
-
-def _cut(pixels: tf.Tensor, choose_box: ChooseBox) -> tf.Tensor:
-    shape = tf.shape(pixels)
-    top, left, height, width = tf.unstack(choose_box(shape[0], shape[1]))
-    return pixels[top : top + height, left : left + width]
-
-
-def _decode_part_of_jpeg(encoded: tf.Tensor, choose_box: ChooseBox) -> tf.Tensor:
-    """Decode what a box in the upright picture asks for; the result is upright."""
-    orientation = _exif_orientation(encoded)
-    stored = tf.io.extract_jpeg_shape(encoded)[:2]
-    lies = orientation >= 5
-    upright = tf.where(lies, stored[::-1], stored)
-    box = choose_box(upright[0], upright[1])
-    start, size = box[:2], box[2:]
-    # The reverse of _turn_upright: its last mirroring first.
-    upside_down, mirrored = _mirrorings(orientation)
-    start = tf.where(tf.stack([upside_down, mirrored]), upright - start - size, start)
-    start, size = tf.where(lies, start[::-1], start), tf.where(lies, size[::-1], size)
-    part = tf.image.decode_and_crop_jpeg(encoded, tf.concat([start, size], 0), channels=3)
-    return _turn_upright(part, orientation)
 
 
 def _mirrorings(orientation: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

@@ -13,7 +13,7 @@ from rayft.data.dataset import Dataset
 from rayft.data.mix import with_partners
 from rayft.data.order import batch_positions, steps_per_epoch
 from rayft.data.picture import decode_picture
-from rayft.data.pipeline import train_slices
+from rayft.data.training_batches import train_slices
 
 _CELL = 184
 _GAP = 10

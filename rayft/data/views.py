@@ -8,7 +8,8 @@ from typing import Any
 import tensorflow as tf
 
 from rayft.config import AugmentConfig, RunConfig, TtaConfig
-from rayft.data.augment import augment, box_chooser
+from rayft.data.augment import box_chooser, change
+from rayft.data.draws import draw_example, split_draws
 
 # Top and left of the corners and of the middle, as a part of what is cut away.
 _PLACES = ((0.0, 0.0), (0.0, 1.0), (1.0, 0.0), (1.0, 1.0), (0.5, 0.5))
@@ -117,13 +118,14 @@ def _draw(images: tf.Tensor, seed: int, view: int, config: AugmentConfig) -> tf.
     """Augment all pictures with the draws of one view; a served picture has no number to draw from."""
     key = tf.constant([seed, view], tf.int64)
     size = images.shape[1:3].as_list()
-    choose_box = box_chooser(key, config)
+    draws = split_draws(draw_example(key, config), config)
+    choose_box = box_chooser(draws, config)
 
     def draw(image: tf.Tensor) -> tf.Tensor:
         if choose_box is not None:
-            top, left, height, width = tf.unstack(choose_box(tf.constant(size[0]), tf.constant(size[1])))
+            top, left, height, width = tf.unstack(choose_box(tf.constant(size)))
             part = image[top : top + height, left : left + width]
             image = tf.ensure_shape(tf.image.resize(part, size, antialias=True), [*size, image.shape[-1]])
-        return augment(image, key, config)
+        return change(image, key, draws, config)
 
     return tf.map_fn(draw, images)

@@ -6,9 +6,10 @@ import tensorflow as tf
 
 from rayft.config import RunConfig
 from rayft.data.dataset import Dataset
+from rayft.data.evaluation_batches import evaluation_batches
 from rayft.data.features import Features
 from rayft.data.order import replica_batch_size, steps_per_epoch
-from rayft.data.pipeline import evaluation_batches, train_batches
+from rayft.data.training_batches import train_batches
 from rayft.learn.place import Place
 
 

@@ -15,7 +15,7 @@ from rayft.data.dataset import Dataset
 from rayft.data.notices import accuracy_notice
 from rayft.data.objective import make_objective
 from rayft.data.order import steps_per_epoch
-from rayft.data.pipeline import find_undecodable
+from rayft.data.undecodable import find_undecodable
 from rayft.errors import DataError
 from rayft.learn.batches import Batches
 from rayft.learn.checkpoint import Checkpoints, Position

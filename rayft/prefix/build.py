@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from rayft.config import RunConfig
 from rayft.data.dataset import Dataset
-from rayft.data.pipeline import row_batches
+from rayft.data.row_batches import row_batches
 from rayft.errors import StorageError
 from rayft.model.network import Network
 from rayft.prefix.boundary import Part

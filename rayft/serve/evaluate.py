@@ -17,10 +17,11 @@ import tensorflow as tf
 
 from rayft.config import ColumnsConfig, RunConfig, parse_config, with_overrides
 from rayft.data.dataset import SOURCES, Dataset, encode_targets, open_cache, pictures_by_name
+from rayft.data.evaluation_batches import evaluation_batches
 from rayft.data.labels import is_list
-from rayft.data.pipeline import evaluation_batches, find_undecodable
 from rayft.data.source import detect_format
 from rayft.data.split import assign_splits
+from rayft.data.undecodable import find_undecodable
 from rayft.errors import ConfigError, DataError, PackageError
 from rayft.evaluation.answers import Answers
 from rayft.evaluation.measure import wilson

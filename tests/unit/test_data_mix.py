@@ -7,11 +7,12 @@ from test_data_pipeline import SIZE, config, elements, small_dataset
 from test_data_scan import dataset_of
 
 from rayft.config import AugmentConfig
-from rayft.data.augment import augment, operation_key
+from rayft.data.augment import augment
+from rayft.data.draws import operation_key
 from rayft.data.mix import draw_mix, mix_batch, partner_indices, with_partners
 from rayft.data.order import batch_positions
 from rayft.data.picture import decode_picture
-from rayft.data.pipeline import train_batches
+from rayft.data.training_batches import train_batches
 
 BOTH = {"mixup": 0.4, "cutmix": 1.0, "brightness": 0.2}
 

@@ -7,7 +7,7 @@ from PIL import Image, ImageEnhance, ImageOps
 
 from rayft.config import AugMixConfig
 from rayft.data import operations
-from rayft.data.boxes import random_box, resized_crop_box
+from rayft.data.boxes import DRAWS_OF_BOX, random_box, resized_crop_box
 from rayft.data.policy import augmix, randaugment
 
 PLUS, FULL = tf.constant(1.0), tf.constant(1.0)
@@ -122,11 +122,26 @@ def test_augmix_averages_its_chains_and_the_picture():
     np.testing.assert_allclose(lone, part * change, atol=1e-2)
 
 
+def draws_of_box(number: int) -> tf.Tensor:
+    return tf.random.stateless_uniform([DRAWS_OF_BOX], key(number), alg="philox")
+
+
+def test_the_first_try_that_fits_is_the_box():
+    draws = np.full((4, 10), 0.5, np.float32)
+    # Areas of the first two tries are 100 and 16 times 64; the aspect is 1.
+    draws[0, :2] = 1.0, 0.16
+    draws[2:, 1] = 0.25, 0.75
+    box, fits = random_box(tf.constant(draws.ravel()), tf.constant([64, 100]), (0.0, 1.0), (0.5, 2.0))
+    # A square of side 80 is too tall; one of side 32 lies at 0.25 of 33 rows and at 0.75 of 69 columns.
+    assert box.numpy().tolist() == [8, 51, 32, 32]
+    assert fits
+
+
 def test_boxes_lie_inside_and_have_the_area_and_aspect_that_were_asked_for():
     areas, aspects = [], []
-    draw = tf.function(lambda key: random_box(key, tf.constant(300), tf.constant(400), (0.2, 0.5), (0.5, 2.0)))
+    draw = tf.function(lambda draws: random_box(draws, tf.constant([300, 400]), (0.2, 0.5), (0.5, 2.0)))
     for number in range(60):
-        box, fits = draw(key(number))
+        box, fits = draw(draws_of_box(number))
         assert fits
         top, left, height, width = box.numpy()
         assert top >= 0
@@ -142,7 +157,7 @@ def test_boxes_lie_inside_and_have_the_area_and_aspect_that_were_asked_for():
 
 
 def test_a_picture_too_long_for_the_aspects_gives_its_middle():
-    box = resized_crop_box(key(), tf.constant(10), tf.constant(1000), (1.0, 1.0), (0.5, 2.0))
+    box = resized_crop_box(draws_of_box(0), tf.constant([10, 1000]), (1.0, 1.0), (0.5, 2.0))
     assert box.numpy().tolist() == [0, 490, 10, 20]
-    box = resized_crop_box(key(), tf.constant(1000), tf.constant(10), (1.0, 1.0), (0.5, 2.0))
+    box = resized_crop_box(draws_of_box(0), tf.constant([1000, 10]), (1.0, 1.0), (0.5, 2.0))
     assert box.numpy().tolist() == [490, 0, 20, 10]

@@ -5,9 +5,11 @@ import pytest
 import tensorflow as tf
 from PIL import Image, ImageOps
 
+from rayft.data import picture
 from rayft.data.picture import decode_picture
 
 HEIGHT, WIDTH = 12, 8
+SIZE = (16, 24)
 
 
 def pixels(channels: int = 3) -> np.ndarray:
@@ -92,6 +94,33 @@ def test_a_cut_off_exif_header_counts_as_upright():
     np.testing.assert_array_equal(decode(broken), decode(encoded))
 
 
+def test_a_jpeg_that_is_seen_to_be_plain_gives_what_the_careful_way_gives(monkeypatch):
+    photo = Image.fromarray(np.asarray(Image.fromarray(pixels()).resize((61, 43))))
+    box = tf.constant([5, 7, 20, 30])
+    for mode in ("RGB", "L"):
+        encoded = tf.constant(encode(photo.convert(mode), "JPEG", quality=80))
+        assert picture._is_plain_jpeg(encoded)
+        quick = picture.decode_picture(encoded, SIZE, 3), picture.decode_picture(encoded, SIZE, 3, lambda size: box)
+        with monkeypatch.context() as careful:
+            careful.setattr(picture, "_is_plain_jpeg", lambda encoded: tf.constant(False))
+            want = picture.decode_picture(encoded, SIZE, 3), picture.decode_picture(encoded, SIZE, 3, lambda size: box)
+        np.testing.assert_array_equal(quick, want)
+
+
+def test_a_jpeg_that_may_hold_exif_is_looked_at_closely():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    photo = Image.fromarray(pixels())
+    plain = encode(photo, "JPEG")
+    others = [
+        encode(photo, "JPEG", exif=exif),
+        encode(photo, "JPEG", comment=b"seen"),
+        encode(photo, "PNG"),
+        b"\xff\xd8",
+    ]
+    assert [bool(picture._is_plain_jpeg(tf.constant(each))) for each in (plain, *others)] == [True] + 4 * [False]
+
+
 def test_resizing_averages_over_what_it_shrinks():
     checks = np.indices((64, 64)).sum(axis=0) % 2 * 255
     small = decode(encode(Image.fromarray(checks.astype(np.uint8)), "PNG"), (8, 8))
@@ -112,7 +141,7 @@ def test_a_part_of_a_jpeg_is_the_part_of_the_upright_picture(orientation):
     size = (96, 64) if orientation < 5 else (64, 96)
     whole = decode(encoded, size)
     box = tf.constant([10, 20, 33, 41])
-    part = decode_picture(tf.constant(encoded), (33, 41), 3, lambda height, width: box).numpy()
+    part = decode_picture(tf.constant(encoded), (33, 41), 3, lambda size: box).numpy()
     np.testing.assert_allclose(part, whole[10:43, 20:61], atol=1e-3)
 
 
@@ -123,10 +152,21 @@ def test_a_box_sees_the_size_of_the_upright_picture():
     for content, size in ((encoded, (WIDTH, HEIGHT)), (encode(Image.fromarray(pixels()), "PNG"), (HEIGHT, WIDTH))):
         seen = []
 
-        def whole(height, width, seen=seen):
-            seen.append((int(height), int(width)))
-            return tf.stack([0, 0, height, width])
+        def whole(size, seen=seen):
+            seen.append(tuple(size.numpy()))
+            return tf.concat([[0, 0], size], 0)
 
         part = decode_picture(tf.constant(content), size, 3, whole)
         assert seen == [size]
         np.testing.assert_allclose(part, decode(content, size), atol=1e-3)
+
+
+def test_no_byte_is_transposed_since_tensorflow_logs_an_error_of_it():
+    box = tf.constant([0, 0, 4, 4])
+    for choose_box in (None, lambda size: box):
+        function = tf.function(lambda encoded, choose=choose_box: picture.decode_picture(encoded, SIZE, 3, choose))
+        definition = function.get_concrete_function(tf.TensorSpec([], tf.string)).graph.as_graph_def()
+        nodes = [*definition.node, *(node for each in definition.library.function for node in each.node_def)]
+        transposed = [node.attr["T"].type for node in nodes if node.op == "Transpose"]
+        assert transposed
+        assert set(transposed) == {tf.float32.as_datatype_enum}

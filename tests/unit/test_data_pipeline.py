@@ -8,9 +8,11 @@ from test_data_scan import dataset_of, encode
 from rayft.config import RunConfig, parse_config
 from rayft.data.augment import augment
 from rayft.data.dataset import open_dataset
+from rayft.data.evaluation_batches import evaluation_batches
 from rayft.data.order import batch_positions, steps_per_epoch
 from rayft.data.picture import decode_picture
-from rayft.data.pipeline import evaluation_batches, find_undecodable, train_batches
+from rayft.data.training_batches import train_batches
+from rayft.data.undecodable import find_undecodable
 
 SIZE = (12, 10)
 AUGMENT = {"horizontal_flip": True, "crop": 0.2, "rotate": 15, "brightness": 0.1, "hue": 0.05}

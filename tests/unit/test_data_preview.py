@@ -6,8 +6,8 @@ from PIL import Image
 from test_data_pipeline import config, elements, small_dataset
 
 from rayft.cli import main
-from rayft.data.pipeline import train_batches
 from rayft.data.preview import choose_examples, describe_augmentation, preview_rows
+from rayft.data.training_batches import train_batches
 
 PICTURES = Path(__file__).parents[2] / "examples" / "data" / "pictures.parquet"
 AUGMENT = {"rotate": 15, "mixup": 0.4}

@@ -14,7 +14,7 @@ from PIL import Image
 import rayft
 from rayft.config import parse_config
 from rayft.data.dataset import open_dataset, pictures_by_name
-from rayft.data.pipeline import evaluation_batches
+from rayft.data.evaluation_batches import evaluation_batches
 from rayft.errors import ConfigError, DataError, PackageError
 from rayft.evaluation.answers import Answers
 from rayft.evaluation.predictions import read_predictions, write_predictions

@@ -15,8 +15,8 @@ from sklearn.metrics import average_precision_score
 import rayft
 from rayft.config import parse_config
 from rayft.data.dataset import open_dataset, pictures_by_name
+from rayft.data.evaluation_batches import evaluation_batches
 from rayft.data.objective import make_objective
-from rayft.data.pipeline import evaluation_batches
 from rayft.data.views import make_views, tta_record
 from rayft.errors import DataError
 from rayft.evaluation.answers import Answers

@@ -12,8 +12,9 @@ from test_data_scan import ListReader
 
 from rayft.config import parse_config
 from rayft.data.dataset import Dataset
+from rayft.data.evaluation_batches import evaluation_batches
 from rayft.data.order import steps_per_epoch
-from rayft.data.pipeline import evaluation_batches, train_batches
+from rayft.data.training_batches import train_batches
 from rayft.errors import ConfigError
 from rayft.learn.evaluate import make_evaluate
 from rayft.learn.loop import Plan, train_epochs

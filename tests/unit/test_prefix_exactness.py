@@ -7,7 +7,7 @@ from test_data_scan import dataset_of, encode
 
 from rayft.config import parse_config
 from rayft.data.order import steps_per_epoch
-from rayft.data.pipeline import train_batches
+from rayft.data.training_batches import train_batches
 from rayft.learn.checkpoint import dump_state, load_state
 from rayft.learn.forward import Forward
 from rayft.learn.loop import Plan, train_epochs
