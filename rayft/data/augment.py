@@ -28,25 +28,19 @@ def box_chooser(draws: dict[str, tf.Tensor], config: AugmentConfig) -> ChooseBox
 
 
 def decode_training_picture(
-    encoded: tf.Tensor,
-    seed: tf.Tensor,
-    drawn: tf.Tensor | None,
-    image_size: tuple[int, int],
-    channels: int,
-    config: AugmentConfig,
+    example: dict[str, tf.Tensor], image_size: tuple[int, int], channels: int, config: AugmentConfig
 ) -> tf.Tensor:
     """Decode a picture and change it at random, all but mixing; float32 [H, W, C] in 0..255.
 
     Args:
-        encoded: string [], the content of the file.
-        seed: int64 [3]: run seed, epoch, example.
-        drawn: float32 [n], the example's row of ``draw_batch``; None where no operation has numbers.
+        example: The fields of ``INPUT`` and of ``draw_specs``, which are taken out of it.
         image_size: Height and width of the result.
         channels: 1 or 3.
         config: What is changed.
     """
-    draws = split_draws(drawn, config)
-    image = decode_picture(encoded, image_size, channels, box_chooser(draws, config))
+    encoded, orientation, seed = (example.pop(name) for name in ("encoded", "orientation", "seed"))
+    draws = split_draws(example.pop("drawn", None), config)
+    image = decode_picture(encoded, image_size, channels, box_chooser(draws, config), orientation)
     return change(tf.ensure_shape(image, [*image_size, channels]), seed, draws, config)
 
 

@@ -11,7 +11,7 @@ from rayft.data.features import Features
 from rayft.data.picture import decode_picture
 from rayft.data.pipeline import Tensors, decoded_batches, feature_batches, field_specs, read
 
-_FIELDS = {"encoded": tf.string, "label": tf.int32, "weight": tf.float32, "row": tf.int64}
+_FIELDS = {"label": tf.int32, "weight": tf.float32, "row": tf.int64}
 
 
 def evaluation_batches(
@@ -52,15 +52,15 @@ def evaluation_batches(
         wanted = first + int(step) * batch_size + np.arange(batch_size)
         row = np.minimum(wanted, len(rows) - 1)
         weight = (wanted < end).astype(np.float32)
-        return [read(dataset, features, rows[row], None), targets.take(row), weight, row.astype(np.int64)]
+        return [*read(dataset, features, rows[row], None), targets.take(row), weight, row.astype(np.int64)]
 
     def decode(example: Tensors) -> Tensors:
-        image = decode_picture(example.pop("encoded"), image_size, config.data.channels)
-        image.set_shape([*image_size, config.data.channels])
+        encoded, orientation = example.pop("encoded"), example.pop("orientation")
+        image = decode_picture(encoded, image_size, config.data.channels, orientation=orientation)
         return {"image": image, **example}
 
     steps = tf.data.Dataset.range(-(-share // batch_size))
-    specs = field_specs(_FIELDS, targets)
+    specs = field_specs(_FIELDS, targets, features)
     if features is not None:
         return feature_batches(steps, fetch, specs, features, None, batch_size=batch_size)
     return decoded_batches(steps, fetch, specs, decode, None, batch_size=batch_size, threads=threads)

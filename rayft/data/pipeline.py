@@ -8,9 +8,12 @@ import numpy as np
 import tensorflow as tf
 
 from rayft.data.dataset import Dataset
+from rayft.data.exif import orientation_of
 from rayft.data.features import Features
 from rayft.data.target import Targets
 
+# What is read of an example, unless its features are.
+INPUT = {"encoded": tf.TensorSpec([], tf.string), "orientation": tf.TensorSpec([], tf.int32)}
 _PREFETCHED_BATCHES = 2
 
 # Tensors of one example or of a batch, by name.
@@ -38,16 +41,10 @@ def decoded_batches(
         batch_size: Examples of each batch.
         threads: Pictures decoded at once.
     """
-
-    def fetch_step(step: tf.Tensor) -> Tensors:
-        tensors = tf.numpy_function(fetch, [step], [spec.dtype for spec in fields.values()], stateful=False)
-        for spec, tensor in zip(fields.values(), tensors, strict=True):
-            tensor.set_shape([batch_size, *spec.shape])
-        return dict(zip(fields, tensors, strict=True))
-
     # Nothing here is Python control flow, and AutoGraph would take seconds to find that out.
     plain = tf.autograph.experimental.do_not_convert
-    examples = steps.map(plain(fetch_step)).prefetch(_PREFETCHED_BATCHES).unbatch()
+    fetched = steps.map(plain(lambda step: _fetch(step, fetch, fields, batch_size)))
+    examples = fetched.prefetch(_PREFETCHED_BATCHES).unbatch()
     batches = examples.map(plain(decode), num_parallel_calls=threads).batch(batch_size, drop_remainder=True)
     if finish is not None:
         batches = batches.map(plain(finish))
@@ -63,19 +60,14 @@ def feature_batches(
     *,
     batch_size: int,
 ) -> tf.data.Dataset:
-    """Fetch whole batches of stored features, the first field; nothing is left to do for a single example.
+    """Fetch whole batches of stored features; nothing is left to do for a single example.
 
     Arguments as of ``decoded_batches``.
     """
 
     def fetch_step(step: tf.Tensor) -> Tensors:
-        others = dict(list(fields.items())[1:])
-        dtypes = [features.stored.dtype, *(spec.dtype for spec in others.values())]
-        first, *tensors = tf.numpy_function(fetch, [step], dtypes, stateful=False)
-        first.set_shape([batch_size, *features.stored.shape])
-        for spec, tensor in zip(others.values(), tensors, strict=True):
-            tensor.set_shape([batch_size, *spec.shape])
-        batch = {"features": features.decode(first), **dict(zip(others, tensors, strict=True))}
+        batch = _fetch(step, fetch, fields, batch_size)
+        batch["features"] = features.decode(batch["features"])
         return batch if finish is None else finish(batch)
 
     return (
@@ -85,19 +77,39 @@ def feature_batches(
     )
 
 
-def read(dataset: Dataset, features: Features | None, rows: np.ndarray, views: np.ndarray | None) -> np.ndarray:
-    """Return the encoded pictures of some rows, object [n]; where there are features, these in their place."""
+def _fetch(
+    step: tf.Tensor,
+    fetch: Callable[[np.ndarray], list[np.ndarray]],
+    fields: dict[str, tf.TensorSpec],
+    batch_size: int,
+) -> Tensors:
+    tensors = tf.numpy_function(fetch, [step], [spec.dtype for spec in fields.values()], stateful=False)
+    for spec, tensor in zip(fields.values(), tensors, strict=True):
+        tensor.set_shape([batch_size, *spec.shape])
+    return dict(zip(fields, tensors, strict=True))
+
+
+def read(dataset: Dataset, features: Features | None, rows: np.ndarray, views: np.ndarray | None) -> list[np.ndarray]:
+    """Return the fields of ``INPUT`` for some rows; where there are features, these alone."""
     if features is not None:
-        return features.take(rows, views)
-    return np.array(dataset.reader.read(rows), dtype=object)
+        return [features.take(rows, views)]
+    encoded = dataset.reader.read(rows)
+    return [np.array(encoded, dtype=object), np.array([orientation_of(one) for one in encoded], np.int32)]
 
 
-def field_specs(plain: dict[str, tf.DType], targets: Targets) -> dict[str, tf.TensorSpec]:
-    """Return dtype and shape of one example of each field, with targets as they are."""
+def field_specs(plain: dict[str, tf.DType], targets: Targets, features: Features | None) -> dict[str, tf.TensorSpec]:
+    """Return dtype and shape of one example of each field that is fetched: what ``read`` gives, then others.
+
+    Args:
+        plain: The others; numbers, except that ``label`` is as ``targets`` are.
+        targets: Of the split.
+        features: As of ``read``.
+    """
     specs = {name: tf.TensorSpec([], dtype) for name, dtype in plain.items()}
     if targets.offsets is not None:
         specs["label"] = tf.TensorSpec([targets.classes], tf.float32)
-    return specs
+    first = INPUT if features is None else {"features": tf.TensorSpec(features.stored.shape, features.stored.dtype)}
+    return {**first, **specs}
 
 
 def _options(threads: int) -> tf.data.Options:

@@ -9,7 +9,7 @@ from rayft.config import AugmentConfig, RunConfig
 from rayft.data.augment import decode_training_picture
 from rayft.data.dataset import Dataset
 from rayft.data.draws import draw_fields, draw_specs
-from rayft.data.pipeline import Tensors, decoded_batches, read
+from rayft.data.pipeline import INPUT, Tensors, decoded_batches, read
 
 
 def row_batches(
@@ -40,17 +40,16 @@ def row_batches(
     """
     channels = config.data.channels
     augmentation = AugmentConfig() if view is None else config.data.augment
-    specs = {"encoded": tf.TensorSpec([], tf.string), "batch": tf.TensorSpec([], tf.int64), **draw_specs(augmentation)}
+    specs = {**INPUT, "batch": tf.TensorSpec([], tf.int64), **draw_specs(augmentation)}
 
     def fetch(number: np.ndarray) -> list[np.ndarray]:
         chosen = rows[np.minimum(int(number) * batch_size + np.arange(batch_size), len(rows) - 1)]
         views = np.full(batch_size, view or 0)
         drawn = draw_fields(config.seed, views, chosen, augmentation)
-        return [read(dataset, None, chosen, None), np.full(batch_size, int(number), np.int64), *drawn]
+        return [*read(dataset, None, chosen, None), np.full(batch_size, int(number), np.int64), *drawn]
 
     def decode(example: Tensors) -> Tensors:
-        encoded, seed, drawn = example.pop("encoded"), example.pop("seed"), example.pop("drawn", None)
-        image = decode_training_picture(encoded, seed, drawn, image_size, channels, augmentation)
+        image = decode_training_picture(example, image_size, channels, augmentation)
         return {"image": image, **example}
 
     def finish(batch: Tensors) -> Tensors:

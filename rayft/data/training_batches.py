@@ -19,7 +19,6 @@ from rayft.data.pipeline import Tensors, decoded_batches, feature_batches, field
 
 # Per-example tensors between fetching and batching, with their dtypes; see train_batches.
 _FIELDS = {
-    "encoded": tf.string,
     "label": tf.int32,
     "weight": tf.float32,
     "position": tf.int32,
@@ -128,7 +127,7 @@ def train_slices(
         chosen = batch[position]
         view = view_of_draw(config, epoch, None if drawn.repeats is None else drawn.repeats[position], size)
         fields = [
-            read(dataset, features, rows[chosen], view),
+            *read(dataset, features, rows[chosen], view),
             targets.take(chosen),
             weight,
             position.astype(np.int32),
@@ -141,8 +140,8 @@ def train_slices(
         return fields
 
     def decode(example: Tensors) -> Tensors:
-        encoded, seed, drawn = example.pop("encoded"), example.pop("seed"), example.pop("drawn", None)
-        image = decode_training_picture(encoded, seed, drawn, image_size, channels, augmentation)
+        seed = example["seed"]
+        image = decode_training_picture(example, image_size, channels, augmentation)
         if augmentation.mixes:
             example["mix"] = draw_mix(operation_key(seed, "mix"), image_size, augmentation)
         return {"image": image, **example}
@@ -158,7 +157,7 @@ def train_slices(
             batch |= {name: batch[name][:keep] for name in ("image", "label", "weight", "position")}
         return batch
 
-    specs = field_specs(_FIELDS, targets)
+    specs = field_specs(_FIELDS, targets, features)
     if features is not None:
         return feature_batches(requests, fetch, specs, features, finish, batch_size=size)
     specs |= draw_specs(augmentation)

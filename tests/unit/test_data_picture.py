@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image, ImageOps
 
-from rayft.data import picture
+from rayft.data.exif import find_orientation, orientation_of
 from rayft.data.picture import decode_picture
 
 HEIGHT, WIDTH = 12, 8
@@ -94,31 +94,40 @@ def test_a_cut_off_exif_header_counts_as_upright():
     np.testing.assert_array_equal(decode(broken), decode(encoded))
 
 
-def test_a_jpeg_that_is_seen_to_be_plain_gives_what_the_careful_way_gives(monkeypatch):
-    photo = Image.fromarray(np.asarray(Image.fromarray(pixels()).resize((61, 43))))
-    box = tf.constant([5, 7, 20, 30])
-    for mode in ("RGB", "L"):
-        encoded = tf.constant(encode(photo.convert(mode), "JPEG", quality=80))
-        assert picture._is_plain_jpeg(encoded)
-        quick = picture.decode_picture(encoded, SIZE, 3), picture.decode_picture(encoded, SIZE, 3, lambda size: box)
-        with monkeypatch.context() as careful:
-            careful.setattr(picture, "_is_plain_jpeg", lambda encoded: tf.constant(False))
-            want = picture.decode_picture(encoded, SIZE, 3), picture.decode_picture(encoded, SIZE, 3, lambda size: box)
-        np.testing.assert_array_equal(quick, want)
-
-
-def test_a_jpeg_that_may_hold_exif_is_looked_at_closely():
+def with_exif(orientation: int, order: str = "<", behind_jfif: bool = False) -> bytes:
     exif = Image.Exif()
-    exif[0x0112] = 6
+    exif.endian = order
+    exif[0x010F] = "a maker, so that the tag is not the first"
+    exif[0x0112] = orientation
+    encoded = encode(Image.fromarray(pixels()), "JPEG", exif=exif.tobytes())
+    jfif = encode(Image.fromarray(pixels()), "JPEG")[2:20] if behind_jfif else b""
+    return encoded[:2] + jfif + encoded[2:]
+
+
+def test_orientation_is_found_alike_in_and_before_the_graph():
+    whole = [with_exif(turn, order, jfif) for turn in (*range(10), 300) for order in "<>" for jfif in (False, True)]
     photo = Image.fromarray(pixels())
-    plain = encode(photo, "JPEG")
-    others = [
-        encode(photo, "JPEG", exif=exif),
-        encode(photo, "JPEG", comment=b"seen"),
-        encode(photo, "PNG"),
-        b"\xff\xd8",
-    ]
-    assert [bool(picture._is_plain_jpeg(tf.constant(each))) for each in (plain, *others)] == [True] + 4 * [False]
+    plain, commented = encode(photo, "JPEG"), encode(photo, "JPEG", comment=b"seen")
+    cut = [whole[-1][:end] for end in range(140)] + [plain[:end] for end in range(40)]
+    found = tf.function(find_orientation, input_signature=[tf.TensorSpec([], tf.string)])
+    contents = [*whole, *cut, plain, commented, encode(photo, "PNG"), b"hello", b""]
+    # Also behind more than a segment may hold, and in bytes that only begin as it does.
+    contents += [b"\xff\xd8" + 2 * (b"\xff\xe2\xff\xff" + bytes(65533)) + whole[4][2:], b"\xff\xd8" * 9, b"\xff" * 99]
+    got = [orientation_of(content) for content in contents]
+    assert got == [int(found(content)) for content in contents]
+    assert got[:44] == [turn if 1 <= turn <= 8 else 1 for turn in (*range(10), 300) for _ in range(4)]
+    assert got[len(whole + cut) :] == [1, 1, 0, 0, 0, 1, 1, 0]
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+def test_an_orientation_given_changes_no_pixel(mode):
+    photo = Image.fromarray(np.asarray(Image.fromarray(pixels()).resize((61, 43)))).convert(mode)
+    box = tf.constant([5, 7, 20, 30])
+    for kind in ("JPEG",) if mode == "CMYK" else ("JPEG", "PNG"):
+        encoded = encode(photo, kind)
+        for choose_box in (None, lambda size: box):
+            given = decode_picture(tf.constant(encoded), SIZE, 3, choose_box, tf.constant(orientation_of(encoded)))
+            np.testing.assert_array_equal(given, decode_picture(tf.constant(encoded), SIZE, 3, choose_box))
 
 
 def test_resizing_averages_over_what_it_shrinks():
@@ -164,7 +173,7 @@ def test_a_box_sees_the_size_of_the_upright_picture():
 def test_no_byte_is_transposed_since_tensorflow_logs_an_error_of_it():
     box = tf.constant([0, 0, 4, 4])
     for choose_box in (None, lambda size: box):
-        function = tf.function(lambda encoded, choose=choose_box: picture.decode_picture(encoded, SIZE, 3, choose))
+        function = tf.function(lambda encoded, choose=choose_box: decode_picture(encoded, SIZE, 3, choose))
         definition = function.get_concrete_function(tf.TensorSpec([], tf.string)).graph.as_graph_def()
         nodes = [*definition.node, *(node for each in definition.library.function for node in each.node_def)]
         transposed = [node.attr["T"].type for node in nodes if node.op == "Transpose"]
