@@ -64,11 +64,12 @@ class BrakedEngine(BatchingEngine):
         delay_s: Waited before each answer.
         full: Whether it refuses as if its queue were full.
         loading: Whether it says that it is not ready.
+        asked: Requests that have come so far.
     """
 
     def __init__(self, predictor: Predictor, names: Sequence[str] = ("zoo", "farm")) -> None:
         super().__init__(names)
-        self.delay_s, self.full, self.loading = 0.0, False, False
+        self.delay_s, self.full, self.loading, self.asked = 0.0, False, False, 0
         for name in names:
             facts = (predictor.labels, False, (*SIZE, 3), predictor.prefix_hash, predictor.identity)
             self.install(ServedModel(name, "3", ("champion",), {"accuracy": 0.5}, *facts), predictor)
@@ -78,6 +79,7 @@ class BrakedEngine(BatchingEngine):
         return not self.loading and super().ready
 
     async def answer(self, name, version, inputs, *, deadline):
+        self.asked += 1
         if self.full:
             raise RequestError("The queue is full.", "Try again.", 429, 2.5)
         if self.delay_s:

@@ -235,6 +235,7 @@ def test_answers_that_are_under_way_survive_a_stop(predictor):
         endpoint.predict(PICTURES[0])
         thread = threading.Thread(target=lambda: found.append(endpoint.predict(PICTURES[0])))
         thread.start()
-        time.sleep(0.2)
+        while engine.asked < 2:
+            time.sleep(0.01)
     thread.join(10)
     assert len(found[0]) == 3

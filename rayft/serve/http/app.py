@@ -14,7 +14,7 @@ from rayft.serve.contract import RequestError
 from rayft.serve.http.request import ClientGone, Reply, Request, error_reply
 from rayft.serve.http.routes import Route, Router
 from rayft.serve.keys import EVERY_MODEL, Keyring
-from rayft.serve.limits import Limits
+from rayft.serve.limits import HeldBytes, Limits
 
 _log = logging.getLogger("rayft.serve")
 _PLAIN_HEADERS = [(b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store")]
@@ -33,6 +33,7 @@ class Application:
         self._router = Router(routes)
         self._keyring = keyring
         self._limits = limits
+        self._memory = HeldBytes(limits.max_held_bytes)
 
     async def __call__(
         self,
@@ -42,7 +43,7 @@ class Application:
     ) -> None:
         """Answer one request."""
         begun = time.perf_counter()
-        request = Request(scope, receive, self._limits)
+        request = Request(scope, receive, self._limits, self._memory)
         request_id = sane_id(request.headers.get("x-request-id")) or os.urandom(16).hex()
         try:
             reply = await self._reply(request)
@@ -57,6 +58,8 @@ class Application:
             # A bug of ours: nobody may learn more from it than that.
             _log.exception("Request %s failed.", request_id)
             reply = Reply(500, b'{"error":"Internal error. Name the X-Request-Id of this reply to whom runs it."}')
+        finally:
+            self._memory.give_back(request.held)
         headers = [
             (b"content-type", reply.content_type.encode()),
             (b"content-length", b"%d" % len(reply.body)),

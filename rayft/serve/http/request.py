@@ -13,7 +13,7 @@ from urllib.parse import parse_qsl
 
 from rayft.serve.contract import Answered, RequestError
 from rayft.serve.keys import Key
-from rayft.serve.limits import Limits
+from rayft.serve.limits import HeldBytes, Limits
 from rayft.serve.wire.json_text import JSON, dump, shown
 
 Receive = Callable[[], Awaitable[Mapping[str, Any]]]
@@ -56,21 +56,25 @@ class Request:
         scope: As ASGI describes it.
         receive: Gives the parts of the body.
         limits: Bounds of it.
+        memory: Bounds all bodies together.
 
     Attributes:
         params: The parts of the path that its route names.
         headers: By name in lower case; the last of equals.
         key: Whose it is; None where no key is needed.
         facts: What the access log says of it.
+        held: Bytes of its body that were taken from ``memory``; whoever made the request gives them back.
     """
 
-    def __init__(self, scope: Mapping[str, Any], receive: Receive, limits: Limits) -> None:
+    def __init__(self, scope: Mapping[str, Any], receive: Receive, limits: Limits, memory: HeldBytes) -> None:
         self.method: str = scope["method"]
         self.path: str = scope["path"]
         self.headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         self.params: dict[str, str] = {}
         self.key: Key | None = None
         self.facts: dict[str, Any] = {}
+        self.held = 0
+        self._memory = memory
         self._query: bytes = scope["query_string"]
         self._receive = receive
         self._limits = limits
@@ -130,7 +134,8 @@ class Request:
         """Return the body.
 
         Raises:
-            RequestError: 413 too large, before it is read; 415 compressed; 408 it comes too slowly.
+            RequestError: 413 too large, before it is read; 415 compressed; 408 it comes too slowly; 429 there are too
+                many others.
         """
         encoding = self.headers.get("content-encoding", "identity").strip().lower()
         if encoding != "identity":
@@ -140,7 +145,7 @@ class Request:
         # The parser of HTTP has refused what is no number.
         if length and int(length) > limit:
             raise _too_large(limit)
-        parts, size = [], 0
+        parts = []
         watch = _Watch()
         try:
             while True:
@@ -149,9 +154,10 @@ class Request:
                 if message["type"] != "http.request":
                     raise ClientGone
                 part = message["body"]
-                size += len(part)
-                if size > limit:
+                if self.held + len(part) > limit:
                     raise _too_large(limit)
+                self._memory.take(len(part))
+                self.held += len(part)
                 parts.append(part)
                 if not message.get("more_body"):
                     break
@@ -161,7 +167,7 @@ class Request:
             raise RequestError("The body comes too slowly.", "Send it faster, or in smaller requests.", 408) from None
         finally:
             watch.stop()
-        self.facts["bytes"] = size
+        self.facts["bytes"] = self.held
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def answered(self, answered: Answered) -> None:
