@@ -11,23 +11,27 @@ from PIL import Image
 from test_data_scan import ListReader
 
 from rayft.config import parse_config
-from rayft.data.dataset import Dataset
+from rayft.data.dataset import Dataset, without_test
 from rayft.data.evaluation_batches import evaluation_batches
 from rayft.data.order import steps_per_epoch
 from rayft.data.training_batches import train_batches
 from rayft.errors import ConfigError
 from rayft.learn.evaluate import make_evaluate
 from rayft.learn.loop import Plan, train_epochs
-from rayft.learn.session import Place, run_session
+from rayft.learn.session import Output, Place, run_session
 from rayft.learn.step import Task, train_step
 from rayft.model.network import build_network
 from rayft.prefix import build as prefix_build
+from rayft.prefix import compute as prefix_compute
 from rayft.prefix.boundary import describe_boundary
 from rayft.prefix.build import Builder
+from rayft.prefix.compute import compile_prefix
 from rayft.prefix.decide import decide
 from rayft.prefix.ensure import ensure_cache, open_caches
 from rayft.prefix.evict import list_caches
+from rayft.prefix.recipe import BATCH_ROWS
 from rayft.prefix.store import CacheFolder
+from rayft.runs import RunFolder
 
 SIDE = 8
 AUGMENT = {"horizontal_flip": True, "brightness": 0.3}
@@ -361,3 +365,32 @@ def test_a_run_trains_on_its_cache_says_so_and_resumes_bit_for_bit(backbone, tmp
     lines = [(tmp_path / name / "runs" / "finetune" / "metrics.jsonl").read_text() for name in ("whole", "cut")]
     without_speed = [[line.split('"examples_per_s"')[0] for line in text.splitlines()] for text in lines]
     assert without_speed[0] == without_speed[1]
+
+
+def test_a_prefix_computed_in_several_calls_gives_the_same_activations(backbone, tmp_path, monkeypatch):
+    config = config_of(backbone, tmp_path)
+    network = build_network(config, 3)
+    images = tf.constant(np.random.default_rng(0).uniform(0, 255, (BATCH_ROWS, SIDE, SIDE, 3)).astype("float32"))
+    whole = compile_prefix(network.model, [network.boundary], ["float32"])(images)[0].numpy()
+    # Of a picture, the largest activation has 4 x SIDE x SIDE numbers.
+    monkeypatch.setattr(prefix_compute, "_MOST_BYTES", 5 * 4 * 4 * SIDE * SIDE)
+    assert prefix_compute._rows_a_call(network.model) == 4
+    parts = compile_prefix(network.model, [network.boundary], ["float32"])(images)[0].numpy()
+    np.testing.assert_allclose(parts, whole, rtol=1e-5, atol=1e-6)
+
+
+def test_nothing_is_built_for_the_evaluations_of_a_run_that_is_trained(backbone, tmp_path):
+    config, everything = config_of(backbone, tmp_path), dataset_of()
+    folder = RunFolder.of(config)
+    folder.storage.make_folder()
+
+    def run(dataset, package):
+        strategy = tf.distribute.get_strategy()
+        return run_session(config, dataset, place(), lambda state: False, strategy, output=Output(folder, package))
+
+    trained = run(without_test(everything), None)
+    caches = sorted((tmp_path / "cache" / "prefix").iterdir())
+    tested = run(everything, folder.package)
+    assert (trained["prefix_cache"]["used"], tested["prefix_cache"]["used"]) == (True, False)
+    assert sorted((tmp_path / "cache" / "prefix").iterdir()) == caches
+    assert "test_accuracy" in tested["final"]
