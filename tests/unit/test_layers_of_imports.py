@@ -40,6 +40,7 @@ LAYERS = {
     "rayft.serve.wire": PLAIN,
     "rayft.serve.http": PLAIN,
     "rayft.serve.grpc": PLAIN,
+    "rayft.serve.page": PLAIN,
     "rayft.serve.keys": PLAIN,
     "rayft.serve.listen": PLAIN,
     "rayft.driver": PLAIN,

@@ -11,6 +11,7 @@ from rayft.serve.http.infer import versions_of
 from rayft.serve.http.openapi import document
 from rayft.serve.http.request import Reply, Request, json_reply
 from rayft.serve.http.routes import Route
+from rayft.serve.page.page import build_page
 from rayft.serve.wire.about import details, listing
 
 Metrics = Callable[[], tuple[str, bytes]]
@@ -62,6 +63,17 @@ def docs_routes(engine: Engine, routes: Sequence[Route]) -> list[Route]:
         return Reply(200, page.encode(), _HTML, [(b"content-security-policy", _CONTENT_POLICY)])
 
     return [Route("GET", "/openapi.json", openapi), Route("GET", "/docs", docs)]
+
+
+def page_routes() -> list[Route]:
+    """Return the route of the page to try it; behind keys like the rest, which a browser asks for."""
+    page, policy = build_page()
+
+    async def show_page(request: Request) -> Reply:
+        headers = [(b"content-security-policy", policy), (b"referrer-policy", b"no-referrer")]
+        return Reply(200, page, _HTML, headers)
+
+    return [Route("GET", "/", show_page)]
 
 
 def _in_scope(engine: Engine, request: Request) -> list[ServedModel]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rayft.serve.contract import Engine
-from rayft.serve.http.about import Metrics, about_routes, docs_routes
+from rayft.serve.http.about import Metrics, about_routes, docs_routes, page_routes
 from rayft.serve.http.app import Application
 from rayft.serve.http.infer import health_routes, infer_routes
 from rayft.serve.http.predict import predict_routes
@@ -29,7 +29,7 @@ def build_application(
         metrics: Returns content type and body of ``/metrics``.
         keyring: None lets everybody in.
         limits: Bounds of requests.
-        extra_routes: Others, such as those of a page; behind keys like the rest.
+        extra_routes: Others; behind keys like the rest.
     """
     limits = limits or Limits()
     routes = [
@@ -39,4 +39,4 @@ def build_application(
         *about_routes(engine, metrics),
         *extra_routes,
     ]
-    return Application([*routes, *docs_routes(engine, routes)], keyring, limits)
+    return Application([*routes, *docs_routes(engine, routes), *page_routes()], keyring, limits)
