@@ -49,6 +49,18 @@ def test_the_demo_learns_and_leaves_what_it_says(pictures):
     assert losses[-1] < losses[0]
 
 
+def test_the_demo_ends_with_an_answer_over_http(pictures):
+    _, run = pictures
+    command = [sys.executable, "examples/pictures/ask.py", str(run)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    address, answer, truth = done.stdout.splitlines()
+    assert address.endswith("/v1/models/pictures:predict")
+    assert json.loads(answer)["label"]
+    assert truth.startswith("it shows: ")
+    assert "Traceback" not in done.stderr
+
+
 def test_the_package_answers_from_the_command_line(pictures, tmp_path):
     _, run = pictures
     for index, row in enumerate(pq.read_table(DATA).slice(0, 2).to_pylist()):

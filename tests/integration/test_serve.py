@@ -7,6 +7,9 @@ import http.client
 import json
 import os
 import signal
+import socket
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -194,3 +197,34 @@ def test_more_load_brings_another_replica_and_less_takes_it_away(tmp_path, packa
         wait_for(lambda: not is_whole(port), 120)
         assert set(load.outcomes) == {200}, collections.Counter(load.outcomes)
         assert ask(port, body=PICTURE)[0] == 200
+
+
+# What the command `serve deploy` sends, without the dashboard that would take it.
+DEPLOY = """
+import sys, time, urllib.request, yaml, ray
+ray.init(address="local", include_dashboard=False, log_to_driver=False)
+from ray import serve
+from ray.serve._private.api import serve_start
+from ray.serve.schema import ServeDeploySchema
+config = ServeDeploySchema.model_validate(yaml.safe_load(open(sys.argv[1])))
+client = serve_start(proxy_location=config.proxy_location)
+client.deploy_apps(config)
+end = time.monotonic() + 120
+while serve.status().applications["rayft"].status != "RUNNING" and time.monotonic() < end:
+    time.sleep(0.5)
+print(urllib.request.urlopen("http://127.0.0.1:" + sys.argv[2] + "/v1/models").read().decode())
+ray.shutdown()
+"""
+
+
+@pytest.mark.full
+def test_the_written_config_is_one_that_serve_deploys(tmp_path, packages):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    wrote = Command.start(tmp_path, "serve", str(packages["one"]), "--port", str(port), "--write-config", "serve.yaml")
+    assert wrote.wait() == 0, wrote.err
+    environment = {**os.environ, "PYTHONPATH": str(Path(rayft.__file__).parents[1])}
+    command = [sys.executable, "-c", DEPLOY, "serve.yaml", str(port)]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+    assert '"name":"zoo"' in done.stdout.replace(" ", ""), done.stderr
