@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-SECONDS = 20
+SECONDS = 10
 CLIENTS = 64
 
 
