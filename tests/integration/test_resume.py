@@ -67,9 +67,8 @@ def test_workers_killed_in_mid_epoch_are_replaced(home, undisturbed):
     _assert_same(home, undisturbed)
 
 
-@pytest.mark.full
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.full)])
 def test_a_run_broken_off_twice_goes_on_with_the_same_command(number, home, undisturbed):
     _kill_the_driver(home, FIRST)
     _stop(home, number, SECOND, undisturbed)

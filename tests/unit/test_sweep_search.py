@@ -85,9 +85,10 @@ def test_a_grid_ends():
     settings = parse_config({"data": {"source": "x"}, "sweep": {"space": {"freeze.depth": {"grid": [1, 2]}}}})
     suggest = get_suggest("grid", settings.sweep.space, seed=0, mode="max")
     history = []
-    while (params := suggest(len(history), history)) is not None:
-        history.append(Seen(params, None))
+    for index in range(2):
+        history.append(Seen(suggest(index, history), None))
     assert [seen.params for seen in history] == [{"freeze.depth": 1}, {"freeze.depth": 2}]
+    assert suggest(2, history) is None
 
 
 def test_a_searcher_of_the_users_own_is_called_and_checked():
