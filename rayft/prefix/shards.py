@@ -65,7 +65,9 @@ class ShardWriter:
 
     def abandon(self) -> None:
         """Remove what was written."""
-        self._file.close()
+        # Closing writes what is left in a buffer, which a full disk refuses once more.
+        with contextlib.suppress(OSError):
+            self._file.close()
         self._temporary.unlink(missing_ok=True)
 
 

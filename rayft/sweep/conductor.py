@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any, Literal
 
 from rayft.config import RunConfig
-from rayft.errors import ConfigError
+from rayft.errors import ConfigError, RayftError, StorageError
 from rayft.sweep.choose import best_epoch, choose_winner, rank, sweep_metric
 from rayft.sweep.record import DONE, Role, SweepFolder, Trial, trial_id
 from rayft.sweep.search import Seen, Suggest
@@ -23,6 +23,9 @@ class Conductor:
 
     Everything it decides follows from the list of trials, so that a new one on the same folder goes on where a
     killed one stopped. Safe to read from other threads.
+
+    Attributes:
+        failure: What ends the sweep, such as a list of trials that cannot be written; None as long as all is well.
     """
 
     def __init__(
@@ -56,6 +59,7 @@ class Conductor:
         self._attempt_from: dict[str, tuple[float, int]] = {}
         self._paused: set[str] = set()
         self._exhausted = self._closed = False
+        self.failure: RayftError | None = None
         self._lock = threading.Lock()
         self._trials = folder.trials()
         if (winner := self._trials.get(trial_id(0, "winner"))) and winner.state != "finished":
@@ -71,6 +75,11 @@ class Conductor:
     def close(self) -> None:
         """Write nothing down any more; trials that ran will wait at the next start."""
         self._closed = True
+
+    def give_up(self, failure: RayftError) -> None:
+        """Note what ends the sweep; the trials that run will go on at the next start."""
+        self.failure = self.failure or failure
+        self.close()
 
     def out_of_time(self) -> bool:
         """Whether the search's time budget is spent."""
@@ -257,4 +266,8 @@ class Conductor:
             return
         with self._lock:
             self._trials[name] = replace(self._trials[name], **changes)
-        self._folder.write_trials(self._trials)
+        try:
+            self._folder.write_trials(self._trials)
+        except StorageError as error:
+            self.give_up(error)
+            raise

@@ -5,7 +5,6 @@ import random
 import shutil
 import signal
 import subprocess
-import time
 
 import pytest
 from running import RAY_AGENTS, Command, assert_tidy, make_home, result
@@ -69,7 +68,7 @@ def home(tmp_path):
 def _assert_same(home, undisturbed, name="search"):
     assert numbers(home, name) == numbers(undisturbed)
     assert result(home / "runs" / name)["final"] == result(undisturbed / "runs" / "search")["final"]
-    # One copy of each cache: that of all trials, and that of the winner, which is tested as well.
+    # One copy of the cache, and of each of its shards.
     assert [path.name for path in _caches(home)] == [path.name for path in _caches(undisturbed)]
     assert [path.name for path in _shards(home)] == [path.name for path in _shards(undisturbed)]
     assert list((home / "cache").rglob("*.tmp")) == []
@@ -91,19 +90,20 @@ def test_builders_killed_half_way_are_replaced(home, undisturbed):
 
 
 def test_a_driver_killed_at_three_random_moments_goes_on_with_the_same_command(home, undisturbed):
-    seed = random.randrange(10**6)
-    moments = random.Random(seed)
-    length_s = result(undisturbed / "runs" / "search")["wall_s"]
-    for _ in range(3):
+    def progress(home):
+        return len(_shards(home)) + sum(len(trial["curve"]) for trial in numbers(home).values())
+
+    seed, all_of_it = random.randrange(10**6), progress(undisturbed)
+    for moment in sorted(random.Random(seed).sample(range(1, all_of_it - 3), 3)):
         command = _start(home)
         try:
-            end = time.monotonic() + moments.uniform(0.1, 0.9) * length_s
-            command.wait_until(lambda end=end, command=command: time.monotonic() > end or command.process.poll() == 0)
-            states = sorted(trial["state"] for trial in numbers(home).values())
-            print(f"\nseed {seed}: killed at {len(_shards(home))} shards, trials {states}")
+            command.wait_until(lambda moment=moment: progress(home) >= moment)
             command.look()
+            assert command.process.poll() is None, command.err
             command.process.kill()
             command.process.wait()
+            states = sorted(trial["state"] for trial in numbers(home).values())
+            print(f"\nseed {seed}, {moment} of {all_of_it}: killed at {len(_shards(home))} shards, trials {states}")
             assert command.left(but=RAY_AGENTS) == []
         finally:
             command.clean_up()

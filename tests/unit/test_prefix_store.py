@@ -1,6 +1,7 @@
 import json
 import multiprocessing
 import os
+import resource
 import signal
 import time
 from dataclasses import replace
@@ -271,18 +272,25 @@ def test_the_longest_unused_cache_goes_first(folder):
     assert [held.recipe["cut"] for held in list_caches(folder)] == ["new"]
 
 
-def test_a_full_disk_names_the_folder_and_leaves_no_file(folder, monkeypatch):
+def test_a_full_disk_names_the_folder_and_leaves_no_file(folder):
     entry = Entry(folder, recipe_of())
     entry.lease().release()
-
-    def full(self, content):
-        raise OSError(28, "No space left on device")
-
     writer = ShardWriter(entry.local, entry.recipe, 0)
-    monkeypatch.setattr("rayft.prefix.shards._DigestingFile.write", full)
-    with pytest.raises(StorageError, match="No space left on device") as error:
-        writer.add(ROWS[:BATCH_ROWS], values_of()[:BATCH_ROWS])
-    writer.abandon()
+
+    def fill():
+        for start in range(0, 96, BATCH_ROWS):
+            writer.add(ROWS[start : start + BATCH_ROWS], values_of()[start : start + BATCH_ROWS])
+        writer.finish()
+
+    # A shard has 96 rows of 120 bytes; the limit for a file takes the place of a full disk.
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, before[1]))
+    try:
+        with pytest.raises(StorageError, match="File too large") as error:
+            fill()
+        writer.abandon()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert str(entry.local) in str(error.value)
     assert [path.name for path in entry.local.iterdir()] == ["lease"]
 

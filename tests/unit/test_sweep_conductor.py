@@ -1,4 +1,5 @@
 import json
+import resource
 
 import pytest
 
@@ -287,6 +288,24 @@ def test_nothing_is_written_once_closed(tmp_path):
     sweep.conductor.close()
     sweep.conductor.failed(trial.id, "Ray ended")
     assert Sweep(tmp_path).conductor.trials[trial.id].state == "waiting"
+
+
+def test_a_list_of_trials_that_cannot_be_written_ends_the_sweep_as_it_stands(tmp_path):
+    sweep = Sweep(tmp_path)
+    trial = sweep.conductor.next()
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
+    try:
+        with pytest.raises(StorageError, match=r"trials\.jsonl"):
+            sweep.conductor.failed(trial.id, "no checkpoint")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert "trials.jsonl" in str(sweep.conductor.failure)
+    sweep.conductor.completed(trial.id)
+    assert sweep.conductor.next() == "end"
+    again = Sweep(tmp_path)
+    assert again.conductor.trials[trial.id].state == "waiting"
+    assert again.run()[-1] == "winner"
 
 
 def test_a_damaged_list_of_trials_is_named(tmp_path):

@@ -17,12 +17,15 @@ from rayft.distributed.worker import enter_driver_folder
 from rayft.sweep.plan import TrialPlan
 from rayft.sweep.space import DEPTH, Space
 
+POLL_S = 0.3
 # Trials that differ in these have prefixes of their own.
 _PREFIX_FIELDS = ("data.", "model.backbone", "model.weights", "train.precision", "prefix_cache.")
 
 
-def read_blocks(config: RunConfig, plan: TrialPlan) -> list[str]:
+def read_blocks(config: RunConfig, plan: TrialPlan, check: Callable[[], None]) -> list[str]:
     """Return the names of the backbone's blocks; refuses depths that it does not have.
+
+    ``check`` is called several times a second, and may raise.
 
     Raises:
         ModelError: The backbone cannot be built, or a searched depth is none of its depths.
@@ -32,16 +35,21 @@ def read_blocks(config: RunConfig, plan: TrialPlan) -> list[str]:
     # Meanwhile the processes of the other slots import TensorFlow, which takes them as long.
     for _ in range(plan.slots - 1):
         _start(_warm_up, config, config.model_dump(mode="json"))
-    return _call(_read_blocks, config, config.model_dump(mode="json"), depths)
+    return _result(_start(_read_blocks, config, config.model_dump(mode="json"), depths), check)
 
 
 def build_prefix(
-    config: RunConfig, dataset: Dataset, space: Space, plan: TrialPlan, tell: Callable[[str], None]
+    config: RunConfig,
+    dataset: Dataset,
+    space: Space,
+    plan: TrialPlan,
+    tell: Callable[[str], None],
+    check: Callable[[], None],
 ) -> list[dict[str, Any]]:
     """Compute the activations at all searched boundaries in one pass, by as many processes as there are slots.
 
     Nothing is done where trials differ in what the prefix computes, or where depths are endless: each trial then
-    decides for itself, as ``rayft train`` does.
+    decides for itself, as ``rayft train`` does. ``check`` is called several times a second, and may raise.
 
     Returns:
         The fields of an ``Ensured`` for each depth.
@@ -57,7 +65,7 @@ def build_prefix(
     tree = config.model_dump(mode="json")
     tasks = [_start(_build_prefix, config, tree, dataset, depths, passes, share) for share in shares]
     # Every process answers for all depths, when all shares are there.
-    answers = [_result(task) for task in tasks]
+    answers = [_result(task, check) for task in tasks]
     # Whichever process looked first has found what was damaged.
     for line in (notice for notices, _ in answers for notice in notices):
         tell(line)
@@ -91,11 +99,6 @@ def _warm_up(tree: dict[str, Any]) -> None:
     import rayft.learn.session  # noqa: F401
 
 
-def _call(function: Callable[..., Any], config: RunConfig, *arguments: Any) -> Any:
-    """Call a function in a process of the cluster; our errors pass."""
-    return _result(_start(function, config, *arguments))
-
-
 def _start(function: Callable[..., Any], config: RunConfig, *arguments: Any) -> ray.ObjectRef:
     """Start a function in a process of the cluster, with a worker's resources."""
     driver = {"driver_folder": os.getcwd(), "driver_path": list(sys.path)}
@@ -105,7 +108,10 @@ def _start(function: Callable[..., Any], config: RunConfig, *arguments: Any) -> 
     return task.remote(driver, function, *arguments)
 
 
-def _result(reference: ray.ObjectRef) -> Any:
+def _result(reference: ray.ObjectRef, check: Callable[[], None]) -> Any:
+    """Wait for what a task returns; our errors pass."""
+    while not ray.wait([reference], timeout=POLL_S)[0]:
+        check()
     try:
         return ray.get(reference)
     except ray.exceptions.RayTaskError as error:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +15,7 @@ from rayft.config import RunConfig
 from rayft.data.dataset import Dataset, without_test
 from rayft.distributed.cluster import connect
 from rayft.distributed.run import prepare_dataset
+from rayft.distributed.sweep.interrupt import interruptible
 from rayft.distributed.sweep.prepare import build_prefix, read_blocks
 from rayft.distributed.sweep.reap import reap_placement_groups
 from rayft.distributed.sweep.trial import TrialContext
@@ -96,7 +96,7 @@ def sweep(
         )
     on_standing(Standing("starting Ray"))
     begun = False
-    with _raise_on_signal(), contextlib.ExitStack() as claim:
+    with contextlib.ExitStack() as claim:
 
         def begin() -> None:
             nonlocal begun
@@ -109,13 +109,15 @@ def sweep(
             begun = True
 
         try:
-            with connect(config.cluster):
-                result, space = _search(config, everything, folder, on_standing, begin)
+            # Ray takes SIGTERM for itself when it starts.
+            with connect(config.cluster), interruptible() as check:
+                result, space = _search(config, everything, folder, on_standing, begin, check)
         except RayftError as error:
             # A renewed claim would bring back a folder that is removed.
             claim.close()
             if begun:
-                _leave(folder, config, error, time.perf_counter() - started)
+                with contextlib.suppress(StorageError):  # Such as the one that ended the sweep.
+                    _leave(folder, config, error, time.perf_counter() - started)
             raise
         result["wall_s"] = round(time.perf_counter() - started, 3)
         folder.run.write_result(result)
@@ -130,20 +132,21 @@ def _search(
     folder: SweepFolder,
     on_standing: OnStanding,
     begin: Callable[[], None],
+    check: Callable[[], None],
 ) -> tuple[dict[str, Any], Space]:
     dataset = without_test(everything)
     plan = plan_trials(config, _nodes(), train_size=dataset.size("train"))
     on_standing(Standing("reading the backbone", plan))
-    blocks = read_blocks(config, plan)
+    blocks = read_blocks(config, plan, check)
     space = config.sweep.space or default_space(blocks)
     check_space(config, space)
     suggest = get_suggest(config.sweep.searcher, space, seed=config.seed, mode=mode_of(sweep_metric(config)))
     begin()
-    built = build_prefix(config, dataset, space, plan, lambda phase: on_standing(Standing(phase, plan)))
+    built = build_prefix(config, dataset, space, plan, lambda phase: on_standing(Standing(phase, plan)), check)
     first = first_values(config, space)
     conductor = Conductor(config, space, folder, suggest, kind=plan.kind, slots=plan.slots, first=first)
     context = TrialContext.of(config, dataset, everything, folder, plan.kind)
-    _run_watched(config, space, conductor, context, plan, on_standing)
+    _run_watched(config, space, conductor, context, plan, on_standing, check)
     result = summarise(config, space, conductor.trials)
     depth = result["best_params"].get(DEPTH, config.freeze.depth)
     for each in built:
@@ -160,6 +163,7 @@ def _run_watched(
     context: TrialContext,
     plan: TrialPlan,
     on_standing: OnStanding,
+    check: Callable[[], None],
 ) -> None:
     """Run Ray Tune in a thread, and tell how the sweep stands meanwhile."""
     done = threading.Event()
@@ -178,6 +182,9 @@ def _run_watched(
         reaped_at = time.monotonic()
         while not done.wait(POLL_S):
             on_standing(Standing("searching", plan, conductor))
+            check()
+            if conductor.failure is not None:
+                break
             if time.monotonic() - reaped_at > REAP_EVERY_S:
                 # The controller of a dead trial's workers dies a moment after it.
                 reap_placement_groups()
@@ -186,6 +193,9 @@ def _run_watched(
         # What Ray's end does to the trials is not theirs.
         conductor.close()
         raise
+    if conductor.failure is not None:
+        # Ray Tune would wrap it, or take it for a trial's.
+        raise conductor.failure
     on_standing(Standing("done", plan, conductor))
     if failures:
         if isinstance(failures[0], RayftError):
@@ -220,27 +230,6 @@ def _settle_trials(config: RunConfig, folder: SweepFolder, more: int) -> RunConf
 
 def _nodes() -> list[dict[str, float]]:
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
-
-
-@contextlib.contextmanager
-def _raise_on_signal() -> Iterator[None]:
-    """Turn SIGINT and SIGTERM into RunInterrupted; the list of trials is whole at every moment."""
-
-    def handle(number: int, frame: Any) -> None:
-        raise RunInterrupted(
-            "The sweep was interrupted; finished trials and checkpoints are kept.",
-            "Run the same command again to go on.",
-        )
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _leave(folder: SweepFolder, config: RunConfig, error: RayftError, wall_s: float) -> None:

@@ -177,8 +177,7 @@ class _Notes(_OfThisProcess, tune.Callback):
 
     def on_trial_result(self, iteration: int, trials: list, trial: Any, result: dict, **info: Any) -> None:
         if "fatal" in result:
-            # Ends the sweep; the trial goes on at its next start.
-            raise result["fatal"]
+            self._conductor.give_up(result["fatal"])
         self._conductor.reported(_name(trial), result["report"], dict(trial.config["params"]))
 
     def on_trial_complete(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
