@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
+from rayft.errors import StorageError
 from rayft.runs import RunFolder
+from rayft.storage import Storage
 
 
 class Journal:
@@ -64,7 +67,8 @@ class Journal:
         self._examples, self._steps, self._seconds = 0, 0, 0.0
         where = folder.storage / "tensorboard"
         self._events = Path(where.root) if where.is_local else Path(tempfile.mkdtemp(prefix="rayft-events-"))
-        self._writer = tf.summary.create_file_writer(str(self._events))
+        with _explained(where):
+            self._writer = tf.summary.create_file_writer(str(self._events))
 
     @property
     def unlogged(self) -> tuple[float, ...]:
@@ -84,8 +88,9 @@ class Journal:
     def flush(self) -> None:
         """Write the lines so far to the run's folder."""
         self._folder.write_metrics(self.lines)
-        self._writer.flush()
         where = self._folder.storage / "tensorboard"
+        with _explained(where):
+            self._writer.flush()
         if not where.is_local:
             where.upload_folder(self._events)
 
@@ -115,3 +120,15 @@ class Journal:
             for part, values in (("train", train), ("validation", metrics)):
                 for name, value in values.items():
                     tf.summary.scalar(f"{part}/{name}", value)
+
+
+@contextlib.contextmanager
+def _explained(where: Storage) -> Iterator[None]:
+    """Turn TensorFlow's errors of writing events into ours."""
+    try:
+        yield
+    except tf.errors.OpError as error:
+        raise StorageError(
+            f"Cannot write {where.uri}: {str(error.message).splitlines()[0]}",
+            "Free some space, or choose another storage.",
+        ) from None

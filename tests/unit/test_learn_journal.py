@@ -1,6 +1,10 @@
+import re
+import resource
+
 import numpy as np
 import pytest
 
+from rayft.errors import StorageError
 from rayft.learn.journal import Journal
 from rayft.runs import RunFolder
 from rayft.storage import Storage
@@ -78,3 +82,14 @@ def test_the_first_call_does_not_count_for_the_speed(folder):
     # 4 steps of 4 examples and one of 1 in 2 seconds.
     assert journal.examples_per_s == pytest.approx(17 / 2)
     assert journal.steps_per_s == pytest.approx(5 / 2)
+
+
+def test_events_that_cannot_be_written_are_an_error_that_names_the_folder(folder, tmp_path):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    # It takes the place of a full disk.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))
+    try:
+        with pytest.raises(StorageError, match=re.escape(str(tmp_path / "tensorboard"))):
+            make_journal(folder)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
