@@ -18,6 +18,7 @@ from rayft.serve.engine.engine import BatchingEngine
 from rayft.serve.engine.ladder import choose_size, ladder, padded_size
 from rayft.serve.engine.load import load_engine
 from rayft.serve.engine.open import open_source
+from rayft.serve.engine.request import Request, Row
 from rayft.serve.engine.source import find_sources
 
 PICTURES = [noise(seed) for seed in range(20, 40)]
@@ -204,6 +205,21 @@ def test_past_the_bound_of_the_queue_is_429_at_once_and_late_rows_are_not_comput
     assert engine.in_flight == 0
     assert_empty(engine)
     engine.close()
+
+
+def test_a_late_row_is_dropped_also_where_the_loop_has_no_time_to_say_so(engine, gate):
+    async def push():
+        member, trunk = engine._members["one"]
+        loop = asyncio.get_running_loop()
+        late = Request(member, np.zeros((1, 3), "float32"), time.monotonic() - 1, loop.create_future(), loop, 1)
+        trunk.admit(1)
+        trunk.push(Row(late, 0, np.zeros((*SIZE, 3), "float32")))
+        await asyncio.wait_for(late.future, 30)
+
+    with pytest.raises(RequestError, match="deadline") as caught:
+        asyncio.run(push())
+    assert caught.value.status == 408
+    assert gate.calls == 0
 
 
 def test_a_request_whose_client_has_gone_is_not_computed(engine, gate):
