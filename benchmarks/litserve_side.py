@@ -24,11 +24,11 @@ class Pictures(litserve.LitAPI):
 
         self._predictor = load(self._folder)
         for size in range(1, MAX_BATCH_SIZE + 1):
-            self._predictor.predict_images(np.zeros((size, *self._predictor._shape), np.float32))
+            self._predictor.predict_images(np.zeros((size, *self._predictor.image_shape), np.float32))
 
     def decode_request(self, request: dict) -> np.ndarray:
         """Decode one picture as rayft does."""
-        return self._predictor._decode_one(base64.b64decode(request["image"]), "request")
+        return self._predictor.decode(base64.b64decode(request["image"]), "request")
 
     def batch(self, inputs: list[np.ndarray]) -> np.ndarray:
         """Stack decoded pictures."""
