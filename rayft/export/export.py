@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import json
 import shutil
@@ -19,6 +18,7 @@ from rayft.errors import ExportError, RunFailed
 from rayft.export import litert_file, onnx_file, saved_model
 from rayft.export.graph import ENCODED, IMAGE, PROBABILITIES, Graph
 from rayft.package.read import Package
+from rayft.package.seal import file_digest
 
 # Format -> the modules of the extra `export` that it needs, by the name of their distribution.
 FORMATS = {
@@ -64,7 +64,7 @@ def export(
             **_compare(answers, package, quantize),
             "bytes": sum(file.stat().st_size for file in _files(written)),
             "sha256": {
-                file.relative_to(written if written.is_dir() else temporary).as_posix(): _digest(file)
+                file.relative_to(written if written.is_dir() else temporary).as_posix(): file_digest(file)
                 for file in _files(written)
             },
         }
@@ -195,11 +195,3 @@ def _compare(answers: list[np.ndarray], package: Package, quantize: str | None) 
 
 def _files(path: Path) -> list[Path]:
     return sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
-
-
-def _digest(path: Path) -> str:
-    total = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            total.update(chunk)
-    return total.hexdigest()
