@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rayft.cli.app import JsonOption, RegistryOption, app
+from rayft.cli.app import JsonOption, app
 from rayft.errors import RunInterrupted
 from rayft.quiet import native_start_up
 
@@ -44,6 +44,10 @@ def serve(
     keys: Annotated[str | None, typer.Option("--keys", help="File of API keys.")] = None,
     tls_cert: Annotated[str | None, typer.Option("--tls-cert", help="Certificate, PEM.")] = None,
     tls_key: Annotated[str | None, typer.Option("--tls-key", help="Its private key, PEM.")] = None,
+    tls_client_ca: Annotated[
+        str | None,
+        typer.Option("--tls-client-ca", help="Certificates that sign clients', which must show one."),
+    ] = None,
     access_log: Annotated[
         str | None, typer.Option("--access-log", metavar="FILE", help="Gets a line of JSON for each request.")
     ] = None,
@@ -51,7 +55,10 @@ def serve(
     write_config: Annotated[
         Path | None, typer.Option("--write-config", help="Write a Ray Serve config for `serve deploy`, and end.")
     ] = None,
-    registry: RegistryOption = None,
+    registry: Annotated[
+        str | None,
+        typer.Option("--registry", metavar="PLACE", help="Path or URI; then the config's, RAYFT_REGISTRY, ./registry."),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Answer requests over HTTP and gRPC until Ctrl-C."""
@@ -63,16 +70,17 @@ def serve(
         "replicas": replicas,
         "autoscale": None if autoscale is None else _range(autoscale),
         "keys": keys,
-        "tls": None if tls_cert is None and tls_key is None else {"cert": tls_cert or "", "key": tls_key or ""},
+        "tls": _tls(tls_cert, tls_key, tls_client_ca),
         "access_log": access_log,
         "address": address,
         "registry": registry,
     }
     from rayft.config.serve import load_serve_config
 
-    settings = load_serve_config(
-        config, {name: value for name, value in given.items() if value not in (None, [])}, overrides or ()
-    )
+    given = {name: value for name, value in given.items() if value not in (None, [])}
+    settings = load_serve_config(config, given, overrides or ())
+    if settings.registry is None and (place := os.environ.get("RAYFT_REGISTRY")):
+        settings = load_serve_config(config, {**given, "registry": place}, overrides or ())
     if write_config is not None:
         from rayft.serve.declare import write_declaration
 
@@ -138,6 +146,12 @@ def _tell(event: dict[str, Any]) -> None:
     words = _WORDS.get(event["event"])
     if words is not None:
         print(words.format(**event), file=sys.stderr, flush=True)
+
+
+def _tls(cert: str | None, key: str | None, client_ca: str | None) -> dict[str, Any] | None:
+    if cert is None and key is None and client_ca is None:
+        return None
+    return {"cert": cert or "", "key": key or "", "client_ca": client_ca}
 
 
 def _range(text: str) -> dict[str, Any]:

@@ -70,6 +70,9 @@ class TlsConfig(Section):
 
     cert: str = Field(min_length=1, description="Certificate with its chain.")
     key: str = Field(min_length=1, description="Private key, without a passphrase.")
+    client_ca: str | None = Field(
+        None, min_length=1, description="Certificates that sign clients'; without one a client is refused. Empty: any."
+    )
 
 
 class ServeConfig(Section):

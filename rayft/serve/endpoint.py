@@ -157,15 +157,13 @@ def absolute(config: ServeConfig) -> ServeConfig:
     registry = None if config.registry is None else Storage.open(config.registry).uri
     if registry is None and any(model == given for model, given in zip(models, config.models, strict=True)):
         registry = Storage.open("./registry").uri
-    tls = config.tls and config.tls.model_copy(
-        update={"cert": str(Path(config.tls.cert).absolute()), "key": str(Path(config.tls.key).absolute())}
-    )
-    files = {name: path and str(Path(path).absolute()) for name, path in _files(config).items()}
+    tls = config.tls and config.tls.model_copy(update=_absolute_files(config.tls.model_dump()))
+    files = _absolute_files({"keys": config.keys, "access_log": config.access_log})
     return config.model_copy(update={"models": models, "registry": registry, "tls": tls, **files})
 
 
-def _files(config: ServeConfig) -> dict[str, str | None]:
-    return {"keys": config.keys, "access_log": config.access_log}
+def _absolute_files(paths: dict[str, str | None]) -> dict[str, str | None]:
+    return {name: path and str(Path(path).absolute()) for name, path in paths.items()}
 
 
 def _absolute_place(model: str) -> str:

@@ -61,7 +61,7 @@ class Replica:
 
         count_responses(metrics.responded)
 
-        self._listeners = await start_listening(engine, _settings(self._config), metrics=metrics.expose)
+        self._listeners = await start_listening(engine, listen_settings(self._config), metrics=metrics.expose)
         watch.start()
         models = [{"name": model.name, "version": model.version} for model in engine.models()]
         self._say("ready", models=models, seconds=round(time.monotonic() - started, 2))
@@ -117,7 +117,8 @@ def _log_requests(path: Path) -> None:
     logger.propagate = False
 
 
-def _settings(config: ServeConfig) -> ListenSettings:
+def listen_settings(config: ServeConfig) -> ListenSettings:
+    """Return where a replica of an endpoint listens, and for whom."""
     from rayft.serve.limits import Limits
     from rayft.serve.listen import ListenSettings
     from rayft.serve.tls import TlsFiles
@@ -128,7 +129,9 @@ def _settings(config: ServeConfig) -> ListenSettings:
         port=config.port,
         grpc_port=config.grpc_port,
         keys=None if config.keys is None else Path(config.keys),
-        tls=None if config.tls is None else TlsFiles(Path(config.tls.cert), Path(config.tls.key)),
+        tls=None
+        if (tls := config.tls) is None
+        else TlsFiles(Path(tls.cert), Path(tls.key), None if tls.client_ca is None else Path(tls.client_ca)),
         limits=Limits(
             deadline_s=given.deadline_s,
             max_body_bytes=int(given.max_body_mb * 1e6),

@@ -4,6 +4,7 @@ import sys
 import time
 
 import pytest
+import yaml
 
 from rayft import cli
 
@@ -88,3 +89,28 @@ def test_ctrl_c_exits_with_130_and_a_bug_with_its_traceback():
     bug = _python("-c", code.format("ZeroDivisionError"))
     assert bug.returncode == 1
     assert "Traceback" in bug.stderr
+
+
+@pytest.mark.parametrize(
+    ("flag", "file", "variable", "expected"),
+    [
+        (None, None, None, None),
+        (None, None, "memory://variable", "memory://variable"),
+        (None, "memory://file", "memory://variable", "memory://file"),
+        ("memory://flag", "memory://file", "memory://variable", "memory://flag"),
+    ],
+)
+def test_the_nearest_word_on_the_registry_of_an_endpoint_counts(
+    flag, file, variable, expected, tmp_path, monkeypatch, capsys
+):
+    config, written = tmp_path / "endpoint.yaml", tmp_path / "serve.yaml"
+    config.write_text("models: [zoo]\n" + (f"registry: {file}\n" if file else ""))
+    monkeypatch.delenv("RAYFT_REGISTRY", raising=False)
+    if variable:
+        monkeypatch.setenv("RAYFT_REGISTRY", variable)
+    flags = ["--registry", flag] if flag else []
+    tls = ["--tls-cert", "c.pem", "--tls-key", "k.pem", "--tls-client-ca", "ca.pem"]
+    assert cli.main(["serve", "--config", str(config), *flags, *tls, "--write-config", str(written)]) == 0
+    arguments = yaml.safe_load(written.read_text())["applications"][0]["args"]
+    assert arguments.get("registry") == expected
+    assert arguments["tls"] == {"cert": "c.pem", "key": "k.pem", "client_ca": "ca.pem"}

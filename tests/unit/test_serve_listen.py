@@ -5,13 +5,16 @@ import re
 import socket
 import ssl
 import time
+from pathlib import Path
 
 import pytest
 from serving import BrakedEngine, noise, serving, tiny_predictor
 
+from rayft.config import ServeConfig
 from rayft.errors import ConfigError
 from rayft.serve.limits import Limits
 from rayft.serve.listen import ListenSettings, reserve_port, start_listening
+from rayft.serve.replica import listen_settings
 from rayft.serve.tls import TlsFiles
 
 HEAD = b"POST /v1/models/zoo:predict HTTP/1.1\r\nHost: x\r\n"
@@ -278,6 +281,13 @@ def test_clients_without_a_certificate_are_refused_where_one_is_asked_for(engine
             assert ask_tls(endpoint, context) == b""
         context.load_cert_chain(authority / "cert.pem", authority / "key.pem")
         assert b"200 OK" in ask_tls(endpoint, context)
+
+
+def test_the_config_of_an_endpoint_may_ask_for_certificates_of_clients():
+    tls = {"cert": "cert.pem", "key": "key.pem"}
+    assert listen_settings(ServeConfig(models=("zoo",), tls=tls)).tls == TlsFiles(Path("cert.pem"), Path("key.pem"))
+    asking = listen_settings(ServeConfig(models=("zoo",), tls={**tls, "client_ca": "ca.pem"}))
+    assert asking.tls.client_ca == Path("ca.pem")
 
 
 @pytest.mark.parametrize("key", ["locked.pem", "cert.pem", "missing.pem"])

@@ -121,6 +121,14 @@ _TRANSFER = """([kind, name, target, bytes]) => {
 }"""
 
 
+_PIXELS = """(image) => {
+  const [width, height] = [image.naturalWidth, image.naturalHeight];
+  const canvas = Object.assign(document.createElement("canvas"), {width, height}).getContext("2d");
+  canvas.drawImage(image, 0, 0);
+  return Array.from(canvas.getImageData(0, 0, width, height).data);
+}"""
+
+
 def _transfer(page, kind, picture, target="body"):
     page.evaluate(_TRANSFER, [kind, "leaf.png", target, base64.b64encode(picture).decode()])
 
@@ -176,6 +184,8 @@ def test_the_heat_map_of_a_class_is_drawn_on_request_and_taken_away(visit):
     expect(page.locator("#plain")).to_be_visible()
     heat = page.get_by_role("img", name=f"Heat map over leaf.png: red where it speaks most for {label}")
     assert heat.evaluate("image => image.decode().then(() => image.naturalWidth)") > 0
+    sent = Image.open(io.BytesIO(answered.value.body())).convert("RGBA")
+    assert bytes(heat.evaluate(_PIXELS)) == sent.tobytes()
     assert page.locator("#bars [aria-pressed=true]").inner_text().startswith(label)
     page.get_by_role("button", name="without heat map").click()
     expect(page.get_by_role("img", name="The picture leaf.png")).to_be_visible()
