@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+RETRY_AFTER_S = 0.2
+
 
 @dataclass
 class Outcome:
@@ -20,11 +22,13 @@ class Outcome:
         seconds: From the first request to the last answer.
         statuses: Answers by HTTP status; 0 counts requests without an answer.
         latencies_ms: Of the answers with status 200, from when the request was due.
+        pending: Requests that wait for their answer now.
     """
 
     seconds: float
     statuses: collections.Counter[int] = field(default_factory=collections.Counter)
     latencies_ms: list[float] = field(default_factory=list)
+    pending: int = 0
 
     @property
     def per_s(self) -> float:
@@ -63,15 +67,39 @@ async def closed_loop(port: int, requests: Sequence[bytes], *, connections: int,
     return outcome
 
 
-async def open_loop(port: int, requests: Sequence[bytes], *, per_s: float, seconds: float) -> Outcome:
-    """Send requests at fixed times, whether or not earlier ones were answered."""
-    outcome = Outcome(0.0)
+async def open_loop(
+    port: int,
+    requests: Sequence[bytes],
+    *,
+    per_s: float,
+    seconds: float,
+    retries: int = 0,
+    outcome: Outcome | None = None,
+) -> Outcome:
+    """Send requests at fixed times, whether or not earlier ones were answered.
+
+    Args:
+        port: Of the server, on this machine.
+        requests: Sent in turn.
+        per_s: Rate.
+        seconds: Length.
+        retries: How often one without an answer, or with 429 or 503, is sent again, as the endpoint's docs say.
+        outcome: Filled while the load runs, for who looks on; a new one if not given.
+    """
+    outcome = outcome or Outcome(0.0)
     idle: list[_Connection] = []
     started = time.perf_counter()
 
     async def send(index: int, due: float) -> None:
         connection = idle.pop() if idle else _Connection(port)
+        outcome.pending += 1
         status = await connection.ask(requests[index % len(requests)])
+        for attempt in range(retries):
+            if status not in (0, 429, 503):
+                break
+            await asyncio.sleep(RETRY_AFTER_S * 2**attempt)
+            status = await connection.ask(requests[index % len(requests)])
+        outcome.pending -= 1
         _note(outcome, status, due)
         idle.append(connection)
 
@@ -90,19 +118,29 @@ async def open_loop(port: int, requests: Sequence[bytes], *, per_s: float, secon
 
 def cpu_seconds(root: int) -> float:
     """Return the CPU time that a process and all below it have used so far."""
-    parents, used = {}, {}
+    return sum(int(fields[11]) + int(fields[12]) for fields in _family(root).values()) / 100
+
+
+def family(root: int) -> list[int]:
+    """Return a process and all below it that live."""
+    return list(_family(root))
+
+
+def _family(root: int) -> dict[int, list[str]]:
+    """Return the fields of /proc/PID/stat behind the name, of a process and all below it."""
+    stats = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             # A process may end while it is looked at.
             with contextlib.suppress(OSError):
-                fields = (entry / "stat").read_text().rpartition(")")[2].split()
-                parents[int(entry.name)], used[int(entry.name)] = int(fields[1]), int(fields[11]) + int(fields[12])
-    total, waiting = 0, [root]
+                stats[int(entry.name)] = (entry / "stat").read_text().rpartition(")")[2].split()
+    found, waiting = {}, [root]
     while waiting:
         pid = waiting.pop()
-        total += used.get(pid, 0)
-        waiting.extend(child for child, parent in parents.items() if parent == pid)
-    return total / 100
+        if pid in stats:
+            found[pid] = stats[pid]
+        waiting.extend(child for child, fields in stats.items() if int(fields[1]) == pid)
+    return found
 
 
 def _note(outcome: Outcome, status: int, since: float) -> None:
