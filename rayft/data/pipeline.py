@@ -15,6 +15,8 @@ from rayft.data.target import Targets
 # What is read of an example, unless its features are.
 INPUT = {"encoded": tf.TensorSpec([], tf.string), "orientation": tf.TensorSpec([], tf.int32)}
 _PREFETCHED_BATCHES = 2
+# Order is kept: a picture that takes longer holds up those behind it, and threads without another one would idle.
+_IN_FLIGHT_PER_THREAD = 4
 
 # Tensors of one example or of a batch, by name.
 Tensors = dict[str, tf.Tensor]
@@ -45,7 +47,8 @@ def decoded_batches(
     plain = tf.autograph.experimental.do_not_convert
     fetched = steps.map(plain(lambda step: _fetch(step, fetch, fields, batch_size)))
     examples = fetched.prefetch(_PREFETCHED_BATCHES).unbatch()
-    batches = examples.map(plain(decode), num_parallel_calls=threads).batch(batch_size, drop_remainder=True)
+    decoded = examples.map(plain(decode), num_parallel_calls=threads * _IN_FLIGHT_PER_THREAD)
+    batches = decoded.batch(batch_size, drop_remainder=True)
     if finish is not None:
         batches = batches.map(plain(finish))
     return batches.prefetch(_PREFETCHED_BATCHES).with_options(_options(threads))
