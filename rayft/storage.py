@@ -7,14 +7,18 @@ import errno
 import os
 import shutil
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import pyarrow as pa
 from pyarrow import fs
 
+from rayft.busy import is_busy, persist
 from rayft.errors import StorageError
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -97,15 +101,20 @@ class Storage:
 
     def read_bytes(self) -> bytes:
         """Return the content of the file."""
-        with self._explained("read"), self.filesystem.open_input_file(self.root) as file:
-            return file.read()
+
+        def read() -> bytes:
+            with self.filesystem.open_input_file(self.root) as file:
+                return file.read()
+
+        return self._do("read", read)
 
     def write_bytes(self, content: bytes) -> None:
         """Replace the file as a whole; a reader sees the old content or the new, never a part.
 
         Missing parent folders are made.
         """
-        with self._explained("write"):
+
+        def write() -> None:
             if self.is_local:
                 os.makedirs(os.path.dirname(self.root), exist_ok=True)
                 _replace_file(self.root, content)
@@ -115,31 +124,35 @@ class Storage:
                 with self.filesystem.open_output_stream(self.root) as file:
                     file.write(content)
 
+        self._do("write", write)
+
     def list(self, *, missing_ok: bool = False) -> list[str]:
         """Return the sorted names of the folder's files and folders; none where it may be missing and is."""
-        with self._explained("list"):
-            found = self.filesystem.get_file_info(fs.FileSelector(self.root, allow_not_found=missing_ok))
+        selector = fs.FileSelector(self.root, allow_not_found=missing_ok)
+        found = self._do("list", lambda: self.filesystem.get_file_info(selector))
         return sorted(info.base_name for info in found)
 
     def walk(self) -> Sequence[fs.FileInfo]:
         """Return every file below the folder, sorted by path, with size and modification time."""
-        with self._explained("list"):
-            found = self.filesystem.get_file_info(fs.FileSelector(self.root, recursive=True))
+        selector = fs.FileSelector(self.root, recursive=True)
+        found = self._do("list", lambda: self.filesystem.get_file_info(selector))
         return sorted((info for info in found if info.type == fs.FileType.File), key=lambda info: info.path)
 
     def delete(self) -> None:
         """Remove the file or the whole tree; nothing happens where there is none."""
-        with self._explained("delete"):
-            kind = self._type()
+
+        def delete() -> None:
+            kind = self.filesystem.get_file_info(self.root).type
             if kind == fs.FileType.Directory:
                 self.filesystem.delete_dir(self.root)
             elif kind != fs.FileType.NotFound:
                 self.filesystem.delete_file(self.root)
 
+        self._do("delete", delete)
+
     def make_folder(self) -> None:
         """Make the folder with its parents; nothing happens where it is already."""
-        with self._explained("make the folder"):
-            self.filesystem.create_dir(self.root, recursive=True)
+        self._do("make the folder", lambda: self.filesystem.create_dir(self.root, recursive=True))
 
     def upload_folder(self, local: str | os.PathLike[str]) -> None:
         """Copy the files of a local folder into this one, each atomically, and flush them to the disk."""
@@ -147,7 +160,8 @@ class Storage:
         if not source.is_dir():
             raise StorageError(f"Cannot upload {str(source)!r}: it is not a folder.", "Give a local folder.")
         self.make_folder()
-        with self._explained("write"):
+
+        def copy() -> None:
             if not self.is_local:
                 fs.copy_files(str(source.resolve()), self.root, fs.LocalFileSystem(), self.filesystem, use_threads=True)
                 return
@@ -156,18 +170,18 @@ class Storage:
                 os.makedirs(os.path.dirname(target), exist_ok=True)
                 _replace_file(target, file)
 
+        self._do("write", copy)
+
     def download_folder(self, local: str | os.PathLike[str]) -> None:
         """Copy the files of this folder into a local one, which is made if missing."""
         if not self.is_folder():
             raise StorageError(f"Cannot read {self.uri}: there is no such folder.", "Check the path.")
         os.makedirs(local, exist_ok=True)
-        with self._explained("read"):
-            fs.copy_files(self.root, os.path.abspath(local), self.filesystem, fs.LocalFileSystem(), use_threads=True)
+        self._do("read", lambda: self._copy_to(local))
 
     def download(self, local: str | os.PathLike[str]) -> None:
         """Copy this file to a local path, piece by piece."""
-        with self._explained("read"):
-            fs.copy_files(self.root, os.path.abspath(local), self.filesystem, fs.LocalFileSystem())
+        self._do("read", lambda: self._copy_to(local))
 
     def check_writable(self) -> None:
         """Write and remove a probe; leaves nothing behind, not even folders that it made.
@@ -201,13 +215,15 @@ class Storage:
         return missing
 
     def _type(self) -> fs.FileType:
-        with self._explained("look at"):
-            return self.filesystem.get_file_info(self.root).type
+        return self._do("look at", lambda: self.filesystem.get_file_info(self.root)).type
 
-    @contextlib.contextmanager
-    def _explained(self, action: str) -> Iterator[None]:
+    def _copy_to(self, local: str | os.PathLike[str]) -> None:
+        fs.copy_files(self.root, os.path.abspath(local), self.filesystem, fs.LocalFileSystem(), use_threads=True)
+
+    def _do(self, action: str, attempt: Callable[[], T]) -> T:
+        """Try it for as long as the store says that it is busy; what else goes wrong is explained."""
         try:
-            yield
+            return persist(attempt)
         except (OSError, pa.ArrowException) as error:
             raise StorageError(f"Cannot {action} {self.uri}: {_reason(error)}.", _remedy(error)) from None
 
@@ -262,6 +278,8 @@ def _reason(error: Exception) -> str:
 
 
 def _remedy(error: Exception) -> str:
+    if is_busy(error):
+        return "The store was busy all the while. Try again once it is well; nothing that was written is lost."
     known = _REASONS.get(_number(error))
     return known[1] if known else "Check the path, the credentials and the network."
 

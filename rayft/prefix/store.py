@@ -18,6 +18,7 @@ import numpy as np
 from pyarrow import fs
 
 import rayft
+from rayft.busy import persist
 from rayft.errors import StorageError
 from rayft.prefix.lease import Lease
 from rayft.prefix.recipe import Recipe
@@ -231,7 +232,7 @@ class Entry:
 
 def _copy(path: Path, target: Storage) -> None:
     try:
-        fs.copy_files(str(path), target.root, fs.LocalFileSystem(), target.filesystem)
+        persist(lambda: fs.copy_files(str(path), target.root, fs.LocalFileSystem(), target.filesystem))
     except FileNotFoundError:
         return  # Tidied up by another builder that has finished.
     except OSError as error:
@@ -246,7 +247,7 @@ def _fetch(source: Storage, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
-        fs.copy_files(source.root, str(temporary), source.filesystem, fs.LocalFileSystem())
+        persist(lambda: fs.copy_files(source.root, str(temporary), source.filesystem, fs.LocalFileSystem()))
         temporary.replace(path)
     except FileNotFoundError:
         raise
