@@ -1,6 +1,7 @@
 import base64
 import io
 import shutil
+from urllib.parse import quote
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
@@ -174,7 +175,7 @@ def test_models_are_shown_with_versions_aliases_and_metrics(visit):
     assert farm == ["farm", "version", "1", "aliases", "canary, champion", "accuracy", "0.5"]
 
 
-def test_the_heat_map_of_a_class_is_drawn_on_request_and_taken_away(visit):
+def test_the_heat_map_of_a_class_is_drawn_on_request_and_taken_away(visit, endpoint):
     page = visit()
     page.set_input_files("#file", _file())
     label = _shown(page)[1][0]
@@ -184,7 +185,8 @@ def test_the_heat_map_of_a_class_is_drawn_on_request_and_taken_away(visit):
     expect(page.locator("#plain")).to_be_visible()
     heat = page.get_by_role("img", name=f"Heat map over leaf.png: red where it speaks most for {label}")
     assert heat.evaluate("image => image.decode().then(() => image.naturalWidth)") > 0
-    sent = Image.open(io.BytesIO(answered.value.body())).convert("RGBA")
+    _, _, png = endpoint.ask("POST", f"/v1/models/zoo:explain?label={quote(label)}", PICTURE)
+    sent = Image.open(io.BytesIO(png)).convert("RGBA")
     assert bytes(heat.evaluate(_PIXELS)) == sent.tobytes()
     assert page.locator("#bars [aria-pressed=true]").inner_text().startswith(label)
     page.get_by_role("button", name="without heat map").click()
