@@ -143,14 +143,15 @@ def test_a_killed_replica_costs_what_it_held_and_overload_is_429(tmp_path, packa
         victim = replicas(command)[0]
         with Load(port, threads=2) as plain, Load(port, threads=1, retries=3) as careful:
             time.sleep(1)
+            killed_at = time.monotonic()
             os.kill(victim, signal.SIGKILL)
             wait_for(lambda: not command_line(victim))
             gone_at = time.monotonic()
             wait_for(lambda: len(set(replicas(command)) - {victim}) == 2 and is_whole(port), 120)
-        # Lost is what it held, and what reached it while the system took it apart: nothing that was sent later.
+        # Lost is what it held, one request a thread, and what reached it while the system took it apart: nothing later.
         lost = [at for at, outcome in zip(plain.sent_at, plain.outcomes, strict=True) if outcome != 200]
         assert all(at < gone_at for at in lost), collections.Counter(plain.outcomes)
-        assert len(lost) <= 4, collections.Counter(plain.outcomes)
+        assert sum(at < killed_at for at in lost) <= 2, collections.Counter(plain.outcomes)
         assert set(careful.outcomes) == {200}, collections.Counter(careful.outcomes)
         with concurrent.futures.ThreadPoolExecutor(24) as pool:
             statuses = [status for status, _ in pool.map(lambda _: ask(port, body=PICTURE), range(300))]
