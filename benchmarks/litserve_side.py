@@ -1,4 +1,4 @@
-"""Measured server: LitServe with batching, around the same compiled network; takes JSON, as its guides do."""
+"""Measured server: LitServe with batching around the compiled Keras model; takes JSON, as its guides do."""
 
 from __future__ import annotations
 
@@ -20,31 +20,41 @@ class Pictures(litserve.LitAPI):
 
     def setup(self, device: str) -> None:
         """Load and warm the network in the worker process."""
-        from rayft.serve.predictor import load
+        import tensorflow as tf
 
-        self._predictor = load(self._folder)
-        for size in range(1, MAX_BATCH_SIZE + 1):
-            self._predictor.predict_images(np.zeros((size, *self._predictor.image_shape), np.float32))
+        from rayft.data.picture import decode_picture
+        from rayft.package.read import read_package
+
+        package = read_package(self._folder)
+        model, size, channels = package.model, package.image_size, package.channels
+        self._labels = package.labels
+        self._decode = tf.function(
+            lambda encoded: decode_picture(encoded, size, channels), input_signature=[tf.TensorSpec((), tf.string)]
+        )
+        shape = tf.TensorSpec((None, *size, channels), tf.float32)
+        self._network = tf.function(lambda x: model(x, training=False), input_signature=[shape])
+        for count in range(1, MAX_BATCH_SIZE + 1):
+            self._network(np.zeros((count, *shape.shape[1:]), np.float32))
 
     def decode_request(self, request: dict) -> np.ndarray:
-        """Decode one picture as rayft does."""
-        return self._predictor.decode(base64.b64decode(request["image"]), "request")
+        """Decode one picture."""
+        return self._decode(base64.b64decode(request["image"])).numpy()
 
     def batch(self, inputs: list[np.ndarray]) -> np.ndarray:
         """Stack decoded pictures."""
         return np.stack(inputs)
 
-    def predict(self, batch: np.ndarray) -> list:
+    def predict(self, batch: np.ndarray) -> np.ndarray:
         """Answer a batch."""
-        return self._predictor.predict_images(batch if batch.ndim == 4 else batch[None])
+        return self._network(batch if batch.ndim == 4 else batch[None]).numpy()
 
-    def unbatch(self, output: list) -> list:
+    def unbatch(self, output: np.ndarray) -> list:
         """Give each request its answer."""
-        return output
+        return list(output)
 
-    def encode_response(self, output) -> dict:
+    def encode_response(self, output: np.ndarray) -> dict:
         """Write one answer."""
-        return {"label": output.label, "probabilities": output.probabilities.tolist()}
+        return {"label": self._labels[int(output.argmax())], "probabilities": output.tolist()}
 
 
 if __name__ == "__main__":
