@@ -35,7 +35,7 @@ def main(
     out: Out = RESULTS,
     rounds: Rounds = 7,
     epochs: Epochs = 1,
-    pictures: Annotated[int, typer.Option(help="Different pictures; an epoch shows each once.", min=BATCH_SIZE)] = 512,
+    pictures: Annotated[int, typer.Option(help="Different pictures; an epoch shows each once.", min=BATCH_SIZE)] = 2048,
     cores: Cores = ALL_CORES,
     case: Annotated[list[str] | None, typer.Option("--case", help="decode or augment; both if not given.")] = None,
 ) -> None:

@@ -120,7 +120,12 @@ def _options(threads: int) -> tf.data.Options:
     options.deterministic = True
     # The order of examples is ours; TensorFlow must not divide it again.
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
-    options.threading.private_threadpool_size = threads
+    # What stands behind a tf.cond of a picture runs on TensorFlow's own threads; one that waits for them holds a
+    # thread of these.
+    options.threading.private_threadpool_size = 2 * threads
     # Parallelism is over pictures; a kernel that splits one picture would only fight for the same cores.
     options.threading.max_intra_op_parallelism = 1
+    # Nothing is left to tune, and an iterator that ends may wait for the tuner to wake: its sleeps double, so that a
+    # pass over the validation split took up to twice its time.
+    options.autotune.enabled = False
     return options

@@ -11,6 +11,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import tensorflow as tf
+from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
 from rayft.data.picture import decode_picture
 from rayft.data.scan import problem_of
@@ -95,15 +96,17 @@ class Predictor:
         views, several = package.record["preprocessing"].get("tta"), package.multi_label
         self.prefix: Callable[[tf.Tensor], tf.Tensor] | None = None
         # Traced once for every batch size, as all below.
-        self.suffix: Callable[[tf.Tensor], tf.Tensor] = tf.function(
-            lambda x: answer_views(logits, x, views, multi_label=several), input_signature=[images]
+        self.suffix: Callable[[tf.Tensor], tf.Tensor] = _compiled(
+            lambda x: answer_views(logits, x, views, multi_label=several), images
         )
         self.prefix_hash: str | None = None
         # Behind the prefix there is no picture left to take views of.
         if prefix is not None and views is None:
             entry = suffix.inputs[0]
-            self.prefix = _compiled(prefix, images)
-            self.suffix = _compiled(suffix, tf.TensorSpec((None, *entry.shape[1:]), entry.dtype))
+            self.prefix = _compiled(lambda x: prefix(x, training=False), images)
+            self.suffix = _compiled(
+                lambda x: suffix(x, training=False), tf.TensorSpec((None, *entry.shape[1:]), entry.dtype)
+            )
             self.prefix_hash = package.record["prefix"]["hash"]
         self._golden, self._tolerance = package.golden, package.tolerance
         self.image_size, channels = package.image_size, package.channels
@@ -275,4 +278,7 @@ def _without_last(package: Package) -> keras.Model:
 
 
 def _compiled(function: Callable[..., tf.Tensor], spec: tf.TensorSpec) -> Callable[[tf.Tensor], tf.Tensor]:
-    return tf.function(lambda x: function(x, training=False), input_signature=[spec])
+    """Compile a network with its weights as constants, which TensorFlow lays out once and not in every call."""
+    traced = tf.function(function, input_signature=[spec], autograph=False).get_concrete_function()
+    constant = convert_variables_to_constants_v2(traced)
+    return lambda x: constant(tf.convert_to_tensor(x))[0]
