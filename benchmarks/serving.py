@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -49,6 +49,15 @@ class Server:
 
     def _statuses(self, asked: list[bytes]) -> Counter[int]:
         return asyncio.run(closed_loop(self.port, asked, connections=1, seconds=0.01)).statuses
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Hold all its processes: a server that polls takes its part of the cores also where nobody asks it."""
+        os.killpg(self.process.pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.killpg(self.process.pid, signal.SIGCONT)
 
     def end(self) -> None:
         """Stop it with all its processes."""
@@ -136,7 +145,11 @@ def main(
             for side in sides:
                 records.append({"side": side.name, "round": index, **side.saturate(connections, seconds)})
             half = statistics.median(record["per_s"] for record in records if record["side"] == fast.name) / 2
-            records.append({"side": f"{fast.name}, half load", "round": index, **fast.load_at(half, seconds)})
+            with contextlib.ExitStack() as pauses:
+                for server in {id(side.server): side.server for side in sides[1:]}.values():
+                    if server is not fast.server:
+                        pauses.enter_context(server.paused())
+                records.append({"side": f"{fast.name}, half load", "round": index, **fast.load_at(half, seconds)})
     _report(records, [side.name for side in sides], inside.name)
     conditions = {"measurement": "serving", "connections": connections, "seconds": seconds}
     _write(out, [{**conditions, **_machine()}, *records])

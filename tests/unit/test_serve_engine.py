@@ -249,7 +249,7 @@ def test_another_version_takes_the_place_of_the_old_one(packages, tmp_path):
         answer(engine, "one", PICTURES).probabilities, alone(tmp_path / "next", PICTURES), atol=1e-5
     )
     old.join(10)
-    assert not old._thread.is_alive()
+    assert not any(thread.is_alive() for thread in old._threads)
     engine.close()
 
 
@@ -270,6 +270,58 @@ def test_a_failing_pass_tells_whoever_waits_and_the_next_one_runs(engine, gate):
     gate.through = through
     assert answer(engine, "one", PICTURES[:1]).probabilities.shape == (1, 3)
     assert not engine.broken
+
+
+def test_with_two_threads_two_passes_run_at_once_and_share_what_waits(packages, monkeypatch):
+    engine = load_engine([str(packages["one"])], batching=BatchingConfig(max_batch_size=8), threads=2)
+    trunk = engine._members["one"][1]
+    both = threading.Barrier(2)
+    inner, sizes = trunk._prefix, []
+
+    def prefix(x):
+        sizes.append(int(x.shape[0]))
+        # A lone pass would wait in vain.
+        both.wait(30)
+        return inner(x)
+
+    monkeypatch.setattr(trunk, "_prefix", prefix)
+    with trunk._changed:
+        # Both threads find all eight.
+        request = asyncio.run(_pushed(engine, trunk, 8))
+    assert_empty(engine)
+    for thread in trunk._threads:
+        assert thread.is_alive()
+    engine.close()
+    assert not any(thread.is_alive() for thread in trunk._threads)
+    assert sizes == [4, 4]
+    assert request.left == 0
+    np.testing.assert_allclose(request.probabilities, alone(packages["one"], PICTURES[:8]), atol=1e-6)
+
+
+async def _pushed(engine, trunk, count):
+    loop = asyncio.get_running_loop()
+    member, classes = engine._members["one"][0], len(engine.models()[0].labels)
+    request = Request(member, np.zeros((count, classes), np.float32), soon(), loop.create_future(), loop, count)
+    trunk.admit(count)
+    for index in range(count):
+        trunk.push(Row(request, index, member.predictor.decode(PICTURES[index], "one")))
+    return request
+
+
+def test_answers_with_several_threads_are_those_of_the_predictor(packages):
+    engine = load_engine([str(packages["one"])], batching=BatchingConfig(max_batch_size=4), threads=3)
+
+    async def many():
+        return await asyncio.gather(
+            *(engine.answer("one", None, PICTURES[n % 7 : n % 7 + 1 + n % 5], deadline=soon()) for n in range(60))
+        )
+
+    expected = alone(packages["one"], PICTURES)
+    for n, found in enumerate(asyncio.run(many())):
+        np.testing.assert_allclose(found.probabilities, expected[n % 7 : n % 7 + 1 + n % 5], atol=1e-6)
+    assert engine.in_flight == 0
+    assert_empty(engine)
+    engine.close()
 
 
 def test_two_models_of_one_name_are_refused(packages):

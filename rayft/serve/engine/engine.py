@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+import tensorflow as tf
 
 from rayft.config.serve import BatchingConfig
 from rayft.serve.contract import Answered, RequestError, ServedModel
@@ -25,6 +26,7 @@ from rayft.serve.wire.json_text import shown
 # So many passes in a row fail only where the process, or its device, is broken.
 _MAX_FAILURES = 3
 _MAX_EXPLAINED = 4
+_MAX_PASSES = 4
 
 
 class BatchingEngine:
@@ -35,7 +37,7 @@ class BatchingEngine:
     Args:
         names: Models that must be installed before it is ready, in the order in which they are listed.
         batching: Bounds of batches and queues.
-        threads: Pictures decoded at once.
+        threads: Pictures decoded at once, and on a CPU passes of a trunk up to four.
         observer: Hears of passes, answers and refusals.
     """
 
@@ -50,6 +52,8 @@ class BatchingEngine:
         self._names = tuple(names)
         self._batching = batching or BatchingConfig()
         self._observer = observer or Silence()
+        # Each holds the activations of a batch. A GPU runs one after the other in any case.
+        self._passes = 1 if tf.config.list_logical_devices("GPU") else min(threads, _MAX_PASSES)
         self._decoders = ThreadPoolExecutor(threads, thread_name_prefix="rayft-decode")
         # One thread: heat maps must not take the cores from answers.
         self._explainer = ThreadPoolExecutor(1, thread_name_prefix="rayft-explain")
@@ -107,7 +111,9 @@ class BatchingEngine:
             # After that, so that a hash which is not true shows.
             predictor.replay_golden()
             if trunk is None:
-                trunk = Trunk(predictor.prefix, predictor.image_shape, self._batching, self._observer)
+                trunk = Trunk(
+                    predictor.prefix, predictor.image_shape, self._batching, self._observer, passes=self._passes
+                )
             member = Member(served, predictor)
             try:
                 trunk.warm(member)

@@ -32,8 +32,8 @@ class Member:
 class Request:
     """Pictures of one request, and their answers as they come in.
 
-    The event loop makes it. After that, only the trunk's thread writes to ``probabilities`` and ``left``; the loop
-    hears of the end through ``future`` alone.
+    The event loop makes it. After that, only the trunk's threads write to ``probabilities``, each its own rows, and
+    under the trunk's lock to ``left``; the loop hears of the end through ``future`` alone.
 
     Attributes:
         member: What answers; also where another version takes its place meanwhile.

@@ -1,4 +1,4 @@
-"""Models that share a frozen prefix: one queue, one thread, one pass of the prefix for all of them."""
+"""Models that share a frozen prefix: one queue, one pass of the prefix for all of them."""
 
 from __future__ import annotations
 
@@ -33,6 +33,7 @@ class Trunk:
         image_shape: Height, width, channels.
         batching: Bounds of batches and of the queue.
         observer: Hears of each pass.
+        passes: Passes at once, a thread each. A small batch does not fill the cores of a CPU, two of them do.
 
     Attributes:
         members: Models that use it now; their owner adds and removes them.
@@ -45,6 +46,7 @@ class Trunk:
         image_shape: tuple[int, int, int],
         batching: BatchingConfig,
         observer: Observer,
+        passes: int = 1,
     ) -> None:
         self.members: list[Member] = []
         self.failures = 0
@@ -58,8 +60,13 @@ class Trunk:
         # Pictures that were let in and are in no pass yet: those being decoded, and the rows.
         self._waiting = 0
         self._closed = False
-        self._thread = threading.Thread(target=self._work, name="rayft-trunk", daemon=True)
-        self._thread.start()
+        # Threads without a pass.
+        self._free = passes
+        self._threads = [
+            threading.Thread(target=self._work, name=f"rayft-trunk-{index}", daemon=True) for index in range(passes)
+        ]
+        for thread in self._threads:
+            thread.start()
 
     @property
     def waiting(self) -> int:
@@ -96,23 +103,25 @@ class Trunk:
         with self._changed:
             row.request.decoded_at = time.monotonic()
             self._rows.append(row)
-            self._changed.notify()
+            self._changed.notify_all()
 
     def give_up(self, count: int) -> None:
         """Forget pictures that were let in."""
         with self._changed:
             self._waiting -= count
-            self._changed.notify()
+            self._changed.notify_all()
 
     def close(self) -> None:
-        """Let nobody in any more; the thread ends once the queue is empty."""
+        """Let nobody in any more; the threads end once the queue is empty."""
         with self._changed:
             self._closed = True
-            self._changed.notify()
+            self._changed.notify_all()
 
     def join(self, timeout_s: float) -> None:
-        """Wait for the end of the thread, after ``close``."""
-        self._thread.join(timeout_s)
+        """Wait for the end of the threads, after ``close``."""
+        end = time.monotonic() + timeout_s
+        for thread in self._threads:
+            thread.join(max(0.0, end - time.monotonic()))
 
     def _measure(self, member: Member, size: int) -> float:
         """Return the shortest time of a pass; the first one traces, and is not counted."""
@@ -135,6 +144,8 @@ class Trunk:
             if not rows:
                 return
             self._run(rows)
+            with self._changed:
+                self._free += 1
 
     def _take(self, was_idle: bool) -> tuple[list[Row], bool]:
         """Wait for rows and take those of the next pass; returns none at the end, and whether it had to wait."""
@@ -142,17 +153,23 @@ class Trunk:
             waited = False
             while True:
                 self._drop_dead()
+                # Whoever comes to an idle trunk runs at once. After a pass, those who were answered together come
+                # back together, and a moment's wait makes one batch of them.
+                if self._rows and not waited and not was_idle:
+                    was_idle = True
+                    self._gather()
+                    continue
                 if self._rows:
                     break
                 if self._closed and not self._waiting:
+                    self._changed.notify_all()
                     return [], True
                 self._changed.wait()
                 waited = True
-            # Whoever comes to an idle trunk runs at once. After a pass, those who were answered together come
-            # back together, and a moment's wait makes one batch of them.
-            if not waited and not was_idle:
-                self._gather()
-            count = min(choose_size(len(self._rows), self._seconds), len(self._rows))
+            # A part for each thread that has nothing to do.
+            share = math.ceil(len(self._rows) / self._free)
+            count = min(choose_size(share, self._seconds), share)
+            self._free -= 1
             self._waiting -= count
             return [self._rows.popleft() for _ in range(count)], waited
 
@@ -162,7 +179,7 @@ class Trunk:
         while True:
             there, coming = len(self._rows), self._waiting
             left = end - time.monotonic()
-            if coming <= there or there >= self._sizes[-1] or left <= 0:
+            if not there or coming <= there or there >= self._sizes[-1] or left <= 0:
                 return
             if self._cost(coming) > _GAIN * self._cost(there):
                 return
@@ -211,11 +228,13 @@ class Trunk:
         self.failures = 0
         end = time.monotonic()
         done: list[Request] = []
-        for row in rows:
-            row.request.left -= 1
-            row.request.answered_at = end
-            if not row.request.left:
-                done.append(row.request)
+        # The rest of a request may be in another pass.
+        with self._changed:
+            for row in rows:
+                row.request.left -= 1
+                row.request.answered_at = end
+                if not row.request.left:
+                    done.append(row.request)
         settle_all(done)
         self._observer.batch(len(rows), size, end - start)
 
