@@ -51,6 +51,15 @@ def test_a_batch_equals_what_eager_code_makes_of_the_same_examples():
         assert batches[step]["label"][: len(positions)].tolist() == [row % 2 for row in positions]
 
 
+def test_no_iterator_waits_for_the_tuner_of_tf_data_at_its_end():
+    dataset, run = small_dataset(), config()
+    for batches in (
+        train_batches(dataset, run, SIZE, rank=0, num_workers=1),
+        evaluation_batches(dataset, run, SIZE, "train", rank=0, num_workers=1, batch_size=4),
+    ):
+        assert batches.options().autotune.enabled is False
+
+
 def test_the_last_batch_is_padded_with_weight_zero():
     last = train(small_dataset(), config())[3]
     assert last["weight"].tolist() == [1, 1, 0, 0, 0, 0]
