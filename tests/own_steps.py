@@ -12,12 +12,21 @@ from rayft.learn.step import train_step
 
 STEPS = Path("steps.log")
 FAULT = Path("fault.txt")
+# Where a worker waits, and how far it may go.
+AT_GATE, OPEN = Path("at_gate.txt"), Path("gate.txt")
+GATE = 60
 STEP_S = 0.04
 
 
 def watched(task, batch):
     """The built-in step; each worker writes time, rank, process and step to steps.log before it."""
     with tf.control_dependencies([tf.numpy_function(_note, [batch["step"]], tf.int64)]):
+        return train_step(task, batch)
+
+
+def gated(task, batch):
+    """The built-in step; each worker notes its time, and waits before each GATE-th until gate.txt lets it pass."""
+    with tf.control_dependencies([tf.numpy_function(_pass, [batch["step"]], tf.int64)]):
         return train_step(task, batch)
 
 
@@ -40,9 +49,23 @@ def raising_loss(labels, logits):
     raise ValueError("no such loss")
 
 
-def _note(step: np.ndarray) -> np.ndarray:
+def _pass(step: np.ndarray) -> np.ndarray:
+    if step % GATE == 0:
+        AT_GATE.write_text(str(step))
+        while not OPEN.exists() or int(OPEN.read_text() or -1) < step:
+            time.sleep(0.02)
+    with STEPS.open("a") as file:
+        file.write(f"{time.time()} {_rank()} {os.getpid()} {step}\n")
+    return step
+
+
+def _rank() -> int:
     # A light trial of a sweep is no member of a group.
-    rank = json.loads(os.environ.get("TF_CONFIG", '{"task": {"index": 0}}'))["task"]["index"]
+    return json.loads(os.environ.get("TF_CONFIG", '{"task": {"index": 0}}'))["task"]["index"]
+
+
+def _note(step: np.ndarray) -> np.ndarray:
+    rank = _rank()
     with STEPS.open("a") as file:
         file.write(f"{time.time()} {rank} {os.getpid()} {step}\n")
     fault = FAULT.read_text().split() if FAULT.exists() else []
