@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import math
+import re
 import sys
 import time
 from typing import Any, TextIO
 
 # A person reads no faster.
 _LIVE_EVERY_S = 0.2
+# In a log, of an epoch that takes long; `rayft status` reads it there.
+_LOG_EVERY_S = 30.0
+_PROGRESS = re.compile(
+    r"epoch (?P<epoch>\d+)/(?P<epochs>\d+)  step (?P<step>\d+)/(?P<steps>\d+)"
+    r"(?:  phase [^ ]+, \d+ blocks frozen)?(?:  loss (?P<loss>[-\d.]+))?(?:  \S+ [-\d.]+)?"
+    r"(?:  (?P<examples_per_s>[\d,]+) examples/s)?(?:  .+ left)?(?:  (?P<restarts>\d+) restarts)?"
+)
 
 
 class LiveLine:
-    """Shows progress as one line that renews itself; off a terminal, one line per phase and epoch.
+    """Shows progress as one line that renews itself; off a terminal, one line per phase, epoch and half minute.
 
     Args:
         stream: Where to; stderr if not given.
@@ -41,8 +49,9 @@ class LiveLine:
             # Return to the start of the line and clear it.
             print(f"\r\x1b[K{progress_line(state)}", end="", file=self._stream, flush=True)
             self._shown_at = time.monotonic()
-        elif not self._live and is_news:
+        elif not self._live and (is_news or ("epoch" in state and time.monotonic() - self._shown_at > _LOG_EVERY_S)):
             print(progress_line(state), file=self._stream, flush=True)
+            self._shown_at = time.monotonic()
         self._seen = seen
 
     def close(self) -> None:
@@ -72,6 +81,15 @@ def progress_line(state: dict[str, Any]) -> str:
     if state.get("restarts"):
         parts.append(f"{state['restarts']} restarts")
     return "  ".join(parts)
+
+
+def read_progress(line: str) -> dict[str, Any] | None:
+    """Return the figures of a line that `progress_line` wrote of a training; None for any other line."""
+    match = _PROGRESS.fullmatch(line.strip())
+    if match is None:
+        return None
+    found = {name: text.replace(",", "") for name, text in match.groupdict().items() if text is not None}
+    return {name: float(text) if name == "loss" else int(text) for name, text in found.items()}
 
 
 def summary(result: dict[str, Any], folder: str) -> str:

@@ -16,6 +16,7 @@ import pyarrow as pa
 from pyarrow import fs
 
 from rayft.busy import is_busy, persist
+from rayft.credentials import ADVICE, has_password, without_password
 from rayft.errors import StorageError
 
 T = TypeVar("T")
@@ -46,6 +47,8 @@ class Storage:
         if "://" not in text:
             path = os.path.abspath(os.path.expanduser(text))
             return cls(fs.LocalFileSystem(), path, path)
+        if has_password(text):
+            raise StorageError(f"The address {without_password(text)!r} holds a password.", ADVICE)
         try:
             filesystem, root = fs.FileSystem.from_uri(_with_single_puts(text))
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError, ValueError) as error:

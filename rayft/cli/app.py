@@ -43,6 +43,15 @@ RegistryOption = Annotated[
         help="Path or URI; ./registry if not given.",
     ),
 ]
+AddressOption = Annotated[
+    str,
+    typer.Option(
+        "--address",
+        envvar="RAY_API_SERVER_ADDRESS",
+        metavar="URL",
+        help="The cluster's dashboard, such as http://head:8265.",
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 
 

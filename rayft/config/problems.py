@@ -11,9 +11,13 @@ from typing import Annotated, Any
 from pydantic import BaseModel, TypeAdapter
 from pydantic.fields import FieldInfo
 
+from rayft.credentials import ADVICE, without_password
+
 # Every pattern of a field needs its words here.
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$"
 IMPORT_PATTERN = r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$"
+# The kind of problem that a password in an address is.
+PASSWORD = "password_in_address"
 _PATTERNS = {
     NAME_PATTERN: "of at most 100 letters, digits and _ . - that starts with a letter or digit",
     IMPORT_PATTERN: "of the form module:function",
@@ -52,6 +56,8 @@ def describe_problem(problem: Any, raw: Any, section: type[BaseModel]) -> str:
         return f"{where}: unknown key; " + (f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}.")
     if problem["type"] == "missing":
         return f"{where}: is required."
+    if problem["type"] == PASSWORD:
+        return f"{where}: {show_value(value)} holds a password, which would be written into the run's folder. {ADVICE}"
     if field is None or (problem["type"] == "value_error" and _section_in(field.annotation)):
         return f"{where}: {problem['ctx']['error']}." if where else f"{problem['ctx']['error']}."
     if _section_in(field.annotation):
@@ -76,7 +82,7 @@ def _is_list(annotation: Any) -> bool:
 
 def show_value(value: Any) -> str:
     """Return a plain value as a user would write it, shortened."""
-    text = "nothing" if value is None else json.dumps(value, ensure_ascii=False, default=repr)
+    text = "nothing" if value is None else without_password(json.dumps(value, ensure_ascii=False, default=repr))
     return text if len(text) <= 120 else f"{text[:120]}..."
 
 

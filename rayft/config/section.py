@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationInfo, field_validator
+from pydantic_core import PydanticCustomError
 
-from rayft.config.problems import IMPORT_PATTERN
+from rayft.config.problems import IMPORT_PATTERN, PASSWORD
+from rayft.credentials import has_password
 
 ImportPath = Annotated[str, StringConstraints(pattern=IMPORT_PATTERN)]
 
@@ -23,8 +25,10 @@ class Section(BaseModel):
 
     @field_validator("*", mode="before")
     @classmethod
-    def _bools_are_no_numbers(cls, value: Any, info: ValidationInfo) -> Any:
+    def _bools_and_passwords(cls, value: Any, info: ValidationInfo) -> Any:
         field = cls.model_fields[str(info.field_name)]
+        if isinstance(value, str) and has_password(value):
+            raise PydanticCustomError(PASSWORD, "holds a password")
         if isinstance(value, bool) and field.annotation is not bool:
             raise ValueError(f"{str(value).lower()} is not allowed here")
         if isinstance(value, list) and any(isinstance(item, bool) for item in value):

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import logging
 import os
 import socket
-from collections.abc import Iterator, Sequence
+import sys
+import time
+from collections.abc import Iterator
 
 import ray
 
+from rayft.capacity import check_capacity, check_nodes
 from rayft.config import ClusterConfig
-from rayft.errors import ClusterError
+from rayft.credentials import ensure_token, find_token, token_required
+from rayft.distributed.signals import SIGNAL_LAG_S, kept_signals
+from rayft.errors import ClusterError, RayftError, RunFailed, RunInterrupted
 
 _ANSWER_S = 10.0
 
@@ -22,27 +28,73 @@ def connect(config: ClusterConfig) -> Iterator[None]:
 
     Raises:
         ClusterError: The address does not answer, or the cluster is too small for the workers.
+        RunInterrupted: SIGTERM came while Ray started.
     """
     if config.address is None:
         check_capacity(config, embedded_resources())
+        ensure_token()
     else:
         _require_answer(config.address)
+        _require_token(config.address)
     try:
-        ray.init(
-            address=config.address or "local",
-            include_dashboard=False if config.address is None else None,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            configure_logging=False,
-        )
+        with kept_signals():
+            ray.init(
+                address=config.address or "local",
+                include_dashboard=False if config.address is None else None,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                configure_logging=False,
+            )
+    except SystemExit:
+        # What Ray's own handler of SIGTERM makes of it.
+        raise RunInterrupted("Ended by SIGTERM while Ray started.", "Run the same command again.") from None
     except (ConnectionError, ValueError, OSError) as error:
         raise _unreachable(config.address, str(error).splitlines()[0]) from None
+    code = RunFailed.exit_code
     try:
         if config.address is not None:
-            check_capacity(config, ray.cluster_resources())
+            check_nodes(config, [node["Resources"] for node in ray.nodes() if node["Alive"]])
         yield
+    except RayftError as error:
+        code = error.exit_code
+        # A signal to the whole process group ends an embedded Ray as well, a moment after it has reached this process.
+        end = time.monotonic() + SIGNAL_LAG_S
+        while config.address is None and code == RunInterrupted.exit_code and time.monotonic() < end:
+            if has_ended():
+                break
+            time.sleep(0.1)
+        raise
     finally:
-        ray.shutdown()
+        if has_ended():
+            # To ask it would take a minute, after which Ray ends this process without a word.
+            atexit.unregister(ray.shutdown)
+            atexit.register(_end_at_once, code)
+        else:
+            ray.shutdown()
+
+
+def has_ended() -> bool:
+    """Whether the embedded Ray of this process has lost a process of its own, without which it can do nothing."""
+    node = ray._private.worker._global_node
+    return node is not None and any(kind in ("gcs_server", "raylet") for kind, _ in node.dead_processes())
+
+
+def _end_at_once(code: int) -> None:
+    """End this process without Python's own clean-up, in which a thread that waits for a lost Ray would crash."""
+    ray._private.worker._global_node.kill_all_processes(check_alive=False, allow_graceful=True)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def _require_token(address: str) -> None:
+    """Ray switches token authentication on for clusters that it starts itself, not for those that it joins."""
+    if token_required() and find_token() is None:
+        raise ClusterError(
+            f"There is no token for the Ray cluster at cluster.address {address!r}.",
+            "Put what `ray get-auth-token` prints on its head node into ~/.ray/auth_token, mode 0600, or name the file "
+            "in RAY_AUTH_TOKEN_PATH. Set RAY_AUTH_MODE=disabled for a cluster that asks for none.",
+        )
 
 
 def _require_answer(address: str) -> None:
@@ -69,40 +121,3 @@ def embedded_resources() -> dict[str, float]:
 
     gpus = get_accelerator_manager_for_resource("GPU").get_current_node_num_accelerators()
     return {"CPU": float(len(os.sched_getaffinity(0))), "GPU": float(gpus)}
-
-
-def check_capacity(config: ClusterConfig, resources: dict[str, float]) -> None:
-    """Refuse a run that the cluster could never hold.
-
-    Raises:
-        ClusterError: Says what is asked, what there is, and what would fit.
-    """
-    for name, field in (("CPU", "cpus_per_worker"), ("GPU", "gpus_per_worker")):
-        each = getattr(config, field)
-        there = resources.get(name, 0.0)
-        if each * config.workers > there:
-            smaller = f"set cluster.{field} to {there / config.workers:.2g} or less, " if there else ""
-            raise ClusterError(
-                f"cluster.workers {config.workers} x cluster.{field} {each:g} needs {each * config.workers:g} {name}; "
-                f"the cluster has {there:g}.",
-                f"Lower cluster.workers, {smaller}or use a larger cluster.",
-            )
-
-
-def workers_of_nodes(config: ClusterConfig, nodes: Sequence[dict[str, float]]) -> list[int]:
-    """Return how many workers each node gets, the roomiest first, as Ray packs them.
-
-    A worker lies on one node, so the sum can be below ``workers`` although the cluster's resources are enough.
-
-    Args:
-        config: Workers, and what each reserves.
-        nodes: ``CPU`` and ``GPU`` of each node.
-    """
-    asked = {"CPU": config.cpus_per_worker, "GPU": config.gpus_per_worker}
-    # Shares such as a third do not add up exactly.
-    rooms = [min(int(node.get(name, 0.0) / each + 1e-9) for name, each in asked.items() if each) for node in nodes]
-    left, taken = config.workers, []
-    for room in sorted(rooms, reverse=True):
-        taken.append(min(room, left))
-        left -= taken[-1]
-    return taken

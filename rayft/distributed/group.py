@@ -4,26 +4,30 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import sys
 import textwrap
 import threading
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import ray
+import ray.exceptions
 from ray.train import FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
 from ray.train.tensorflow import TensorflowTrainer
 from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
 
 from rayft.config import ClusterConfig
 from rayft.distributed.backend import WorkersOfTensorflow
+from rayft.distributed.cluster import has_ended
 from rayft.distributed.monitor import Monitor
-from rayft.errors import RunFailed, RunInterrupted
+from rayft.distributed.signals import SIGNAL_LAG_S, noted_signals
+from rayft.errors import RayftError, RunFailed, RunInterrupted
 from rayft.storage import Storage
 
 POLL_S = 0.3
+ANSWER_S = 10.0
 LINE_LENGTH = 250
 
 OnProgress = Callable[[dict[str, Any]], None]
@@ -87,24 +91,32 @@ def run_group(
             failures.append(error)
 
     thread = threading.Thread(target=fit, name="ray-train", daemon=True)
-    with _stop_on_signal(monitor) as interrupted:
+    again = RunInterrupted("Ended at once, on a second signal.", "Run the same command again to go on.")
+    with noted_signals("stopping at a checkpoint", again) as interrupted, _lost_ray_in_words(interrupted):
         thread.start()
+        told = False
         while thread.is_alive():
             thread.join(POLL_S)
-            if stop is not None and stop.is_set() and not interrupted.is_set():
+            if stop is not None and stop.is_set():
                 interrupted.set()
+            if interrupted.is_set() and not told:
                 monitor.stop.remote()
-            state = ray.get(monitor.read.remote())
+                told = True
+            # The monitor may answer for a while yet, but no group will ever end.
+            if has_ended():
+                raise _lost("its own processes have ended", interrupted)
+            state, error = _ask([monitor.read.remote(), monitor.error.remote()], interrupted)
             on_progress(state)
             # No retry would mend it, and the group would take seconds to find that out.
-            if (error := ray.get(monitor.error.remote())) is not None:
+            if error is not None:
                 raise error
             if interrupted.is_set() and "step" not in state:
                 raise RunInterrupted(
                     "Stopped before the training had begun.", "Run the same command again to start it."
                 )
-
-    error, result, state = ray.get([monitor.error.remote(), monitor.result.remote(), monitor.read.remote()])
+        error, result, state = _ask(
+            [monitor.error.remote(), monitor.result.remote(), monitor.read.remote()], interrupted
+        )
     ray.kill(monitor)
     if error is not None:
         raise error
@@ -134,27 +146,39 @@ def _resources(cluster: ClusterConfig) -> dict[str, float]:
     return {**resources, "GPU": cluster.gpus_per_worker} if cluster.gpus_per_worker else resources
 
 
+def _ask(questions: list[Any], interrupted: threading.Event) -> list[Any]:
+    """Return the answers; after a signal, which may have ended Ray itself, only wait for a while."""
+    while True:
+        was_interrupted = interrupted.is_set()
+        try:
+            return ray.get(questions, timeout=ANSWER_S)
+        except ray.exceptions.GetTimeoutError:
+            if was_interrupted:
+                raise
+
+
 @contextlib.contextmanager
-def _stop_on_signal(monitor: Any) -> Iterator[threading.Event]:
-    """Turn the first SIGINT or SIGTERM into a request to stop, the second into an exception."""
-    interrupted = threading.Event()
-
-    def handle(number: int, frame: Any) -> None:
-        if interrupted.is_set():
-            raise RunInterrupted("Ended at once, on a second signal.", "Run the same command again to go on.")
-        interrupted.set()
-        monitor.stop.remote()
-        print("\nstopping at a checkpoint; once more to end at once", file=sys.stderr)
-
-    if threading.current_thread() is not threading.main_thread():
-        yield interrupted
-        return
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+def _lost_ray_in_words(interrupted: threading.Event) -> Iterator[None]:
+    """Say what it means that the monitor is lost."""
     try:
-        yield interrupted
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        yield
+    except ray.exceptions.RayError as error:
+        raise _lost(_last_line(error), interrupted) from error
+
+
+def _lost(reason: str, interrupted: threading.Event) -> RayftError:
+    """Describe the end of Ray itself, as a signal to the whole process group brings it about."""
+    if not interrupted.is_set():
+        # The signal of Ray's own processes may be ahead of this one's.
+        time.sleep(SIGNAL_LAG_S)
+    if interrupted.is_set():
+        return RunInterrupted(
+            "Stopped by a signal that ended Ray's own processes as well; the last checkpoint is kept.",
+            "Run the same command again to go on. Signal the driver alone for a checkpoint at the very step.",
+        )
+    return RunFailed(
+        f"Ray itself has failed: {reason}.", "Run the same command again; it goes on from the last checkpoint."
+    )
 
 
 def _causes(failures: list[BaseException]) -> str:

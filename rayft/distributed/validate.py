@@ -12,12 +12,13 @@ from os import PathLike
 import ray
 import tensorflow as tf
 
+from rayft.capacity import check_capacity, workers_of_nodes
 from rayft.config import BLOCKS_RATE, RunConfig, is_auto, load_config
 from rayft.data.dataset import Dataset
 from rayft.data.notices import class_notices
 from rayft.data.order import steps_per_epoch
 from rayft.data.own_layers import make_layer
-from rayft.distributed.cluster import check_capacity, connect, embedded_resources, workers_of_nodes
+from rayft.distributed.cluster import connect, embedded_resources
 from rayft.distributed.devices import plan_devices, set_up_tensorflow
 from rayft.distributed.findings import Finding, Validation, Verdict
 from rayft.distributed.group import OnProgress

@@ -16,8 +16,9 @@ from rayft.distributed.cluster import connect, embedded_resources
 from rayft.distributed.devices import plan_devices, prepare_tensorflow
 from rayft.distributed.group import OnProgress, run_group
 from rayft.distributed.run import prepare_dataset
+from rayft.distributed.signals import noted_signals
 from rayft.distributed.worker import broadcast, enter_driver_folder, report_final_errors
-from rayft.errors import ConfigError
+from rayft.errors import ConfigError, RunInterrupted
 from rayft.storage import Storage
 
 WORKER_COUNTS = (1, 2, 3)
@@ -103,15 +104,19 @@ def verify(
         ConfigError: ``worker_counts`` cannot be compared.
         RayftError: Config, data or cluster are not fit for it.
         RunFailed: A run broke down.
+        RunInterrupted: A signal ended it.
     """
     _check_counts(worker_counts)
     dataset = prepare_dataset(config, on_progress)
     scratch = Storage.open(config.storage) / "runs" / f".{config.name}-verify-{os.getpid()}"
     traces: dict[int, dict[str, Any]] = {}
+    end = RunInterrupted("The proof was broken off.", "Run the same command again; it starts anew.")
     try:
         on_progress({"phase": "starting Ray"})
-        with connect(_share(config, max(worker_counts))):
+        with connect(_share(config, max(worker_counts))), noted_signals("stopping", end) as asked:
             for count in worker_counts:
+                if asked.is_set():
+                    raise end
                 cluster = _share(config, count)
                 payload = {"config": config.model_dump(), "dataset": dataset, "cluster": cluster.model_dump()}
                 traces[count] = run_group(
@@ -121,6 +126,9 @@ def verify(
                     scratch,
                     functools.partial(_tell_with_count, on_progress, count),
                 )
+    except RunInterrupted:
+        # What a group says of its training is no news of the proof.
+        raise end from None
     finally:
         scratch.delete()
     return VerifyReport(tuple(_compare(traces)), traces[worker_counts[0]]["conditions"])

@@ -1,6 +1,8 @@
 """`rayft verify` passes on the built-in step, and catches steps that depend on the number of workers."""
 
 import json
+import os
+import signal
 import time
 
 import keras
@@ -71,3 +73,25 @@ def test_a_step_that_depends_on_the_number_of_workers_fails(step, home):
     assert code == 1
     assert not report["passed"]
     assert "float64, BatchNorm frozen: losses" in failed
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("whom", ["the driver", "every process"])
+def test_a_signal_ends_it_in_words(whom, home):
+    command = Command.start(home, "verify", "config.yaml", "--workers", "1,2")
+    try:
+        command.wait_until(lambda: "1 workers: float" in command.err)
+        if whom == "the driver":
+            command.process.send_signal(signal.SIGTERM)
+        else:
+            os.killpg(command.process.pid, signal.SIGTERM)
+        assert command.wait() == 130, command.err
+        assert command.left() == []
+    finally:
+        command.clean_up()
+    assert command.err.splitlines()[-2:] == [
+        "error: The proof was broken off.",
+        "fix: Run the same command again; it starts anew.",
+    ]
+    assert "Traceback" not in command.err
+    assert not list((home / "runs").iterdir())

@@ -80,6 +80,42 @@ def test_a_run_broken_off_twice_goes_on_with_the_same_command(number, home, undi
     _assert_same(home, undisturbed)
 
 
+@pytest.mark.full
+@pytest.mark.timeout(1800)
+def test_a_signal_to_every_process_at_once_keeps_the_last_checkpoint(home, undisturbed):
+    command = _train(home)
+    try:
+        command.wait_for_step(FIRST)
+        # As `timeout` and batch systems do: driver, workers and Ray's own processes.
+        os.killpg(command.process.pid, signal.SIGTERM)
+        assert command.wait() == 130, command.err
+        assert "Traceback" not in command.err
+        assert_tidy(command, home / "runs" / "run")
+    finally:
+        command.clean_up()
+    print(command.err)
+    assert result(home / "runs" / "run")["status"] == "interrupted"
+    assert len(list((home / "runs" / "run" / "checkpoints").iterdir())) >= 1
+    _finish(home)
+    _assert_same(home, undisturbed)
+
+
+@pytest.mark.full
+def test_a_signal_while_ray_starts_ends_the_command_in_words(home):
+    command = _train(home)
+    try:
+        command.wait_until(lambda: "starting Ray" in command.err)
+        time.sleep(0.5)
+        command.process.send_signal(signal.SIGTERM)
+        assert command.wait() == 130, command.err
+        assert command.left() == []
+    finally:
+        command.clean_up()
+    assert "error: Ended by SIGTERM" in command.err
+    assert "Traceback" not in command.err
+    assert not (home / "runs" / "run").exists()
+
+
 def _kill_the_driver(home, at_step):
     command = _train(home)
     try:

@@ -4,8 +4,9 @@ import sys
 
 import pytest
 
+from rayft.capacity import check_capacity
 from rayft.config import ClusterConfig
-from rayft.distributed.cluster import check_capacity, connect
+from rayft.distributed.cluster import connect
 from rayft.distributed.devices import DevicePlan, plan_devices
 from rayft.errors import ClusterError
 

@@ -17,7 +17,14 @@ from rayft.config import ServeConfig, check_section, parse_config
 from rayft.yaml_text import read_yaml
 
 # Blocks of each page that tests/e2e/test_docs_run.py leaves out; the page says why.
-NOT_RUN = {"README.md": 2, "docs/deploy.md": 5, "docs/endpoint.md": 3, "docs/serving.md": 2, "docs/tracking.md": 2}
+NOT_RUN = {
+    "README.md": 2,
+    "docs/deploy.md": 5,
+    "docs/endpoint.md": 3,
+    "docs/jobs.md": 3,
+    "docs/serving.md": 2,
+    "docs/tracking.md": 2,
+}
 
 
 def blocks(*kinds):
@@ -32,10 +39,13 @@ def commands():
         for block in blocks_of(page):
             if block.kind not in SHELL:
                 continue
+            exported = {}
             for number, line in enumerate(block.commands.replace("\\\n", " ").splitlines()):
                 words = shlex.split(line, comments=True)
+                if words and words[0] == "export":
+                    exported.update(word.split("=", 1) for word in words[1:])
                 if words and Path(words[0]).name == "rayft":
-                    yield pytest.param(words[1:], id=f"{block.name}+{number}")
+                    yield pytest.param(words[1:], exported, id=f"{block.name}+{number}")
 
 
 @pytest.mark.parametrize("text", list(blocks("yaml")))
@@ -48,8 +58,10 @@ def test_a_block_of_yaml_is_a_config_or_a_part_of_one(text):
     parse_config({**tree, "data": data})
 
 
-@pytest.mark.parametrize("words", list(commands()))
-def test_a_command_parses(words):
+@pytest.mark.parametrize(("words", "exported"), list(commands()))
+def test_a_command_parses(words, exported, monkeypatch):
+    for name, value in exported.items():
+        monkeypatch.setenv(name, value)
     group = typer.main.get_command(app)
     for depth in itertools.count():
         if not hasattr(group, "commands"):

@@ -44,6 +44,7 @@ LAYERS = {
     "rayft.serve.keys": PLAIN,
     "rayft.serve.listen": PLAIN,
     "rayft.driver": PLAIN,
+    "rayft.jobs": PLAIN,
     "rayft.distributed": RAY,
     "rayft.serve.app": RAY,
     "rayft.serve.bulletin": RAY,

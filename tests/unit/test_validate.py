@@ -10,10 +10,10 @@ from PIL import Image
 from test_learn_step import SIDE, backbone  # noqa: F401
 
 from rayft import cli
+from rayft.capacity import workers_of_nodes
 from rayft.config import ClusterConfig, parse_config
 from rayft.data.dataset import open_dataset
 from rayft.distributed import validate as module
-from rayft.distributed.cluster import workers_of_nodes
 from rayft.distributed.findings import Finding, Validation
 from rayft.distributed.validate import validate
 from rayft.errors import ClusterError, StorageError

@@ -1,0 +1,1 @@
+"""Runs as jobs of a remote cluster, through Ray's job API."""
