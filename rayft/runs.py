@@ -56,12 +56,18 @@ class RunFolder:
         """Holds Ray Train's own state while the run goes on."""
         return self.storage / "ray"
 
+    @property
+    def replaced(self) -> Storage:
+        """Holds what an earlier run of this name left, until the one that replaces it has ended."""
+        return self.storage.parent / f".{self.storage.name}-replaced"
+
     def stall_report(self, rank: int) -> Storage:
         """Where the watchdog of a rank says where it stood."""
         return self.storage / f"stall-rank{rank}.txt"
 
     def tidy(self) -> None:
         """Remove what only a run in progress needs."""
+        self.replaced.delete()
         self.scratch.delete()
         for name in self.storage.list():
             if name.startswith("stall-rank") and not (self.storage / name).read_bytes():
@@ -137,15 +143,25 @@ class RunFolder:
         return "finished" if result and result["status"] == "finished" else "unfinished"
 
     def begin(self, config: RunConfig, *, fresh: bool) -> None:
-        """Write the config; with ``fresh`` delete first what an earlier run left.
+        """Write the config; with ``fresh`` set aside first what an earlier run left, until `tidy` or `withdraw`.
 
         Raises:
             StorageError: The storage cannot be written.
         """
         where = self.storage / "config.yaml"
         if fresh and where.exists():
-            self.storage.delete()
+            # A driver that was killed before it had trained has set it aside already.
+            if self.replaced.exists():
+                self.storage.delete()
+            else:
+                self.storage.move(self.replaced)
         where.write_bytes(dump_config(config).encode())
+
+    def withdraw(self) -> None:
+        """Remove a run that did nothing yet, and put back what it would have replaced."""
+        self.storage.delete()
+        if self.replaced.exists():
+            self.replaced.move(self.storage)
 
 
 def with_choices(config: RunConfig, choices: dict[str, Any]) -> RunConfig:

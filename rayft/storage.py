@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import shutil
 import uuid
@@ -15,9 +14,10 @@ from typing import TypeVar
 import pyarrow as pa
 from pyarrow import fs
 
-from rayft.busy import is_busy, persist
+from rayft.busy import persist
 from rayft.credentials import ADVICE, has_password, without_password
 from rayft.errors import StorageError
+from rayft.storage_words import first_line, reason, remedy
 
 T = TypeVar("T")
 
@@ -53,12 +53,12 @@ class Storage:
             filesystem, root = fs.FileSystem.from_uri(_with_single_puts(text))
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError, ValueError) as error:
             raise StorageError(
-                f"Cannot use the storage {text!r}: {_first_line(error)}.",
+                f"Cannot use the storage {text!r}: {first_line(error)}.",
                 "Give a local path, or a URI that pyarrow knows: file://, s3://, gs://, abfs://, hdfs://.",
             ) from None
         except OSError as error:
             raise StorageError(
-                f"Cannot reach the storage {text!r}: {_first_line(error)}.", "Check the network and the credentials."
+                f"Cannot reach the storage {text!r}: {first_line(error)}.", "Check the network and the credentials."
             ) from None
         root = root.rstrip("/") or "/"
         return cls(filesystem, root, root if isinstance(filesystem, fs.LocalFileSystem) else text.rstrip("/"))
@@ -153,6 +153,15 @@ class Storage:
 
         self._do("delete", delete)
 
+    def move(self, target: Storage) -> None:
+        """Give this folder another place on the same filesystem, where nothing is."""
+        if self.is_local:
+            self._do("move", lambda: os.rename(self.root, target.root))
+            return
+        # Object stores copy object by object, on their side.
+        self._do("move", lambda: fs.copy_files(self.root, target.root, self.filesystem, target.filesystem))
+        self.delete()
+
     def make_folder(self) -> None:
         """Make the folder with its parents; nothing happens where it is already."""
         self._do("make the folder", lambda: self.filesystem.create_dir(self.root, recursive=True))
@@ -228,7 +237,7 @@ class Storage:
         try:
             return persist(attempt)
         except (OSError, pa.ArrowException) as error:
-            raise StorageError(f"Cannot {action} {self.uri}: {_reason(error)}.", _remedy(error)) from None
+            raise StorageError(f"Cannot {action} {self.uri}: {reason(error)}.", remedy(error)) from None
 
 
 def _with_single_puts(uri: str) -> str:
@@ -261,41 +270,3 @@ def _replace_file(target: str, content: bytes | Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-_REASONS = {
-    errno.ENOENT: ("it does not exist", "Check the path."),
-    errno.EROFS: ("the filesystem is read-only", "Choose a place that can be written."),
-    errno.EACCES: ("no permission", "Change its permissions, or choose another place."),
-    errno.EPERM: ("no permission", "Change its permissions, or choose another place."),
-    errno.ENOSPC: ("the disk is full", "Free some space, or choose another place."),
-    errno.ENOTDIR: ("a part of the path is a file, not a folder", "Choose a folder."),
-    errno.EEXIST: ("a file of that name is in the way", "Remove it, or choose another place."),
-    errno.EISDIR: ("it is a folder, not a file", "Name a file."),
-}
-
-
-def _reason(error: Exception) -> str:
-    known = _REASONS.get(_number(error))
-    return known[0] if known else _first_line(error)
-
-
-def _remedy(error: Exception) -> str:
-    if is_busy(error):
-        return "The store was busy all the while. Try again once it is well; nothing that was written is lost."
-    known = _REASONS.get(_number(error))
-    return known[1] if known else "Check the path, the credentials and the network."
-
-
-def _number(error: Exception) -> int:
-    """The errno; object stores report theirs in the text alone."""
-    text = str(error)
-    if "ACCESS_DENIED" in text or "AccessDenied" in text:
-        return errno.EACCES
-    if "Not a directory" in text:
-        return errno.ENOTDIR
-    return getattr(error, "errno", None) or (errno.ENOENT if isinstance(error, FileNotFoundError) else 0)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")

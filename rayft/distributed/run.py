@@ -156,10 +156,10 @@ def _left(config: RunConfig, error: RayftError, wall_s: float) -> dict[str, Any]
 
 
 def _leave(folder: RunFolder, error: RayftError, result: dict[str, Any]) -> None:
-    """Say in the folder how the run ended; remove it where nothing was done yet."""
+    """Say in the folder how the run ended; remove it where nothing was done yet, or an earlier run can come back."""
     if (folder.storage / "config.yaml").exists():
-        if error.exit_code == 2 and not folder.checkpoints.exists():
-            folder.storage.delete()
+        if not folder.checkpoints.exists() and (error.exit_code == 2 or folder.replaced.exists()):
+            folder.withdraw()
             return
         folder.write_result(result)
         folder.tidy()

@@ -14,8 +14,9 @@ def home(tmp_path):
     return make_home(tmp_path)
 
 
-def _run(home, *overrides):
-    command = Command.start(home, "train", "config.yaml", *(word for item in overrides for word in ("--set", item)))
+def _run(home, *overrides, fresh=False):
+    settings = (word for item in overrides for word in ("--set", item))
+    command = Command.start(home, "train", "config.yaml", *settings, *(["--fresh"] if fresh else []))
     try:
         command.wait()
         assert_tidy(command, home / "runs" / "run")
@@ -38,11 +39,15 @@ def test_a_stuck_worker_is_replaced_and_says_where_it_stood(home):
     assert "in _note" in (folder / "stall-rank1.txt").read_text()
 
 
+TYPO = ["model.backbone=resnet5O", "model.pooling=avg", "data.image_size=32"]
+
+
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("overrides", "parts"),
     [
-        (["model.backbone=resnet5O", "model.pooling=avg", "data.image_size=32"], ["'resnet5O'", "resnet50"]),
-        pytest.param(["train.step=no_such_module:step"], ["train.step", "no_such_module"], marks=pytest.mark.full),
+        (TYPO, ["'resnet5O'", "resnet50"]),
+        (["train.step=no_such_module:step"], ["train.step", "no_such_module"]),
     ],
 )
 def test_wrong_input_that_only_a_worker_sees_leaves_no_folder(overrides, parts, home):
@@ -51,6 +56,27 @@ def test_wrong_input_that_only_a_worker_sees_leaves_no_folder(overrides, parts, 
     for part in parts:
         assert part in command.err
     assert not (home / "runs" / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "part"),
+    [
+        (TYPO, "'resnet5O'"),
+        pytest.param(["cluster.workers=99"], "needs 99 CPU", marks=pytest.mark.full),
+        pytest.param(["train.loss=own_steps:raising_loss"], "ValueError: no such loss", marks=pytest.mark.full),
+    ],
+)
+def test_a_fresh_start_that_comes_to_nothing_leaves_the_earlier_run_as_it_was(overrides, part, home):
+    folder = home / "runs" / "run"
+    (folder / "package").mkdir(parents=True)
+    for name in ("config.yaml", "result.json", "package/model.keras"):
+        (folder / name).write_text(f"an earlier {name}")
+    command = _run(home, *overrides, fresh=True)
+    assert command.process.returncode == (1 if "Error" in part else 2), command.err
+    assert part in command.err
+    assert [path.name for path in (home / "runs").iterdir()] == ["run"]
+    left = {path.relative_to(folder).as_posix(): path.read_text() for path in folder.rglob("*") if path.is_file()}
+    assert left == {name: f"an earlier {name}" for name in ("config.yaml", "result.json", "package/model.keras")}
 
 
 @pytest.mark.parametrize(

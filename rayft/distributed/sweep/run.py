@@ -235,7 +235,7 @@ def _nodes() -> list[dict[str, float]]:
 def _leave(folder: SweepFolder, config: RunConfig, error: RayftError, wall_s: float) -> None:
     """Say in the folder how the sweep ended; remove it where nothing was done yet."""
     if error.exit_code == 2 and not (folder.storage / "trials.jsonl").exists():
-        folder.storage.delete()
+        folder.run.withdraw()
         return
     status = "interrupted" if error.exit_code == 130 else "failed"
     folder.run.write_result({"name": config.name, "status": status, "error": str(error), "wall_s": round(wall_s, 3)})
