@@ -17,6 +17,7 @@ import ray.exceptions
 from ray.train import FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
 from ray.train.tensorflow import TensorflowTrainer
 from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
+from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 
 from rayft.config import ClusterConfig
 from rayft.distributed.backend import WorkersOfTensorflow
@@ -135,10 +136,15 @@ def run_group(
 
 
 class _Trainer(TensorflowTrainer):
-    """Leaves out Ray Data's part, which is a process a group and serves nobody here: data goes to workers as files."""
+    """Leaves out two parts of Ray Train, each a process a group.
+
+    Ray Data's serves nobody here: data goes to workers as files. The cleaner of placement groups outlives a controller
+    that is killed, and its job, for ever; a group goes with its job, or with ``reap_placement_groups`` before.
+    """
 
     def _create_default_callbacks(self) -> list[Any]:
-        return [each for each in super()._create_default_callbacks() if not isinstance(each, DatasetsCallback)]
+        left_out = (DatasetsCallback, PlacementGroupCleanerCallback)
+        return [each for each in super()._create_default_callbacks() if not isinstance(each, left_out)]
 
 
 def _resources(cluster: ClusterConfig) -> dict[str, float]:
