@@ -21,7 +21,9 @@ from scaling_model import (
     step_s,
     trainable_bytes,
 )
+from scaling_table import rows
 
+DOCS = Path(__file__).parents[2] / "docs" / "scaling.md"
 FREE = Wire(0.0, 0.0)
 
 
@@ -42,6 +44,12 @@ def test_vgg16_has_the_known_parameters_and_operations():
     assert sum(block_flops(block) for block in VGG16) == pytest.approx(2 * 15.35e9, rel=0.002)
     assert trainable_bytes(VGG16, 4, head=10) == 4 * (3 * (9 * 512 * 512 + 512) + 10)
     assert trainable_bytes(VGG16, 5, head=10) == 40
+
+
+def test_the_documentation_holds_what_the_model_says():
+    written = DOCS.read_text()
+    for row in rows():
+        assert f"| {' | '.join(row)} |" in written
 
 
 def test_frozen_blocks_cost_a_forward_pass_and_cached_ones_nothing():
