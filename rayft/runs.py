@@ -24,6 +24,7 @@ FREE_FIELDS = (
     ("train", "keep_checkpoints"),
     ("train", "checkpoint_every_steps"),
     ("train", "log_every_steps"),
+    ("train", "profile"),
 )
 
 # Fields that a config may leave to the run, as ``auto``.
@@ -60,6 +61,11 @@ class RunFolder:
     def replaced(self) -> Storage:
         """Holds what an earlier run of this name left, until the one that replaces it has ended."""
         return self.storage.parent / f".{self.storage.name}-replaced"
+
+    @property
+    def tensorboard(self) -> Storage:
+        """Holds what TensorBoard reads."""
+        return self.storage / "tensorboard"
 
     def stall_report(self, rank: int) -> Storage:
         """Where the watchdog of a rank says where it stood."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import signal
-import sys
 import threading
 from collections.abc import Iterator, Sequence
 
@@ -27,7 +26,7 @@ from rayft.cli import (
     validate,
     verify,
 )
-from rayft.cli.app import app
+from rayft.cli.app import app, tell_error
 from rayft.errors import RayftError, RunInterrupted
 
 __all__ = [
@@ -58,8 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with _terminated_in_words():
             app(args=arguments, prog_name="rayft")
     except RayftError as error:
-        problem, fix = error.args
-        print(f"error: {problem}\nfix: {fix}", file=sys.stderr)
+        tell_error(error)
         return error.exit_code
     except SystemExit as done:
         return done.code if isinstance(done.code, int) else int(done.code is not None)

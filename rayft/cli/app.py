@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
+
+from rayft.errors import RayftError
 
 if TYPE_CHECKING:
     from rayft.config import RunConfig
@@ -22,6 +25,28 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
+
+# The command that runs, for the error that may end it.
+_log_format = "text"
+
+
+def _note_log_format(value: str) -> str:
+    global _log_format
+    _log_format = value
+    return value
+
+
+def tell_error(error: RayftError) -> None:
+    """Print an error on stderr as the command's --log-format says."""
+    problem, fix = error.args
+    if _log_format == "json":
+        from rayft.observe.log import to_stderr
+        from rayft.observe.sink import Events
+
+        Events(to_stderr, run="").event("error", level="error", problem=problem, fix=fix, exit_code=error.exit_code)
+    else:
+        print(f"error: {problem}\nfix: {fix}", file=sys.stderr)
+
 
 ConfigArgument = Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file; `rayft schema` lists its fields.")]
 SetOption = Annotated[
@@ -52,6 +77,15 @@ AddressOption = Annotated[
         help="The cluster's dashboard, such as http://head:8265.",
     ),
 ]
+LogFormatOption = Annotated[
+    Literal["text", "json"],
+    typer.Option(
+        "--log-format",
+        envvar="RAYFT_LOG_FORMAT",
+        help="What stderr gets: progress for people, or a line of JSON for each event.",
+        callback=_note_log_format,
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 
 
@@ -72,6 +106,7 @@ def read_config(path: Path, overrides: Sequence[str]) -> RunConfig:
 
 @app.callback(invoke_without_command=True)
 def _options(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    _note_log_format("text")
     if version:
         import rayft
 

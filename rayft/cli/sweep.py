@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from rayft.cli.app import ConfigArgument, JsonOption, SetOption, app, read_config
+from rayft.cli.app import ConfigArgument, JsonOption, LogFormatOption, SetOption, app, read_config
 from rayft.errors import ConfigError
 from rayft.quiet import native_start_up
 
@@ -22,17 +22,22 @@ def sweep(
     ] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Delete an earlier sweep of this name first.")] = False,
     as_json: JsonOption = False,
+    log_format: LogFormatOption = "text",
 ) -> None:
     """Search settings, and package the best trial; an unfinished sweep of the same name goes on."""
     total, more = _read_trials(trials)
     settings = read_config(config, (*(overrides or ()), *([f"sweep.trials={total}"] if total else [])))
     with native_start_up():
         from rayft.distributed.sweep.run import sweep as run
+    from rayft.observe.log import to_stderr
     from rayft.runs import RunFolder
     from rayft.sweep.table import SweepScreen, summary
 
-    with contextlib.closing(SweepScreen(settings)) as screen:
-        result = run(settings, more_trials=more, fresh=fresh, on_standing=screen)
+    if log_format == "json":
+        result = run(settings, more_trials=more, fresh=fresh, on_event=to_stderr)
+    else:
+        with contextlib.closing(SweepScreen(settings)) as screen:
+            result = run(settings, more_trials=more, fresh=fresh, on_standing=screen)
     print(json.dumps(result) if as_json else summary(result, str(RunFolder.of(settings).storage)))
 
 

@@ -80,6 +80,11 @@ class RunConfig(Section):
                 "data.sampling is balanced and train.class_weights is balanced; together they would correct twice: "
                 "set one of them to uniform or none"
             )
+        if self.track.metrics_port is not None and self.cluster.address is not None:
+            raise ValueError(
+                f"track.metrics_port is {self.track.metrics_port} and cluster.address is {self.cluster.address}; the "
+                "nodes of a cluster have ports of their own (ray start --metrics-export-port), leave one of them out"
+            )
         if self.model.backbone == "none" and self.model.pooling != "flatten":
             raise ValueError(f"model.pooling is {self.model.pooling}; without a backbone only flatten is allowed")
         settled = not is_auto(self.data.global_batch_size)

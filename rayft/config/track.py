@@ -29,3 +29,10 @@ class TrackConfig(Section):
     hook: ImportPath | None = Field(
         None, description="Own function, module:function; called with each event (see docs/tracking.md)."
     )
+    log: bool = Field(True, description="Write log.jsonl: a line of JSON for each event (docs/observability.md).")
+    metrics_port: int | None = Field(
+        None,
+        ge=1024,
+        le=65535,
+        description="Port of this machine where an embedded Ray shows metrics to Prometheus; empty: any free one.",
+    )

@@ -14,6 +14,8 @@ BLOCKS_RATE = 3e-4
 # Of the metrics; every other one is better when larger.
 LOWER_IS_BETTER = ("log_loss", "ece")
 ADAPTER_RATE = 1e-3
+# A trace grows with each step, and a browser has to show it.
+MOST_TRACED_STEPS = 1000
 
 
 if TYPE_CHECKING:
@@ -186,6 +188,11 @@ class TrainConfig(Section):
     )
     keep_checkpoints: int = Field(2, ge=1, le=1000, description="Latest checkpoints kept; the best is kept besides.")
     log_every_steps: int = Field(10, ge=1, description="Steps per line of metrics.jsonl.")
+    profile: tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=1)]] | None = Field(
+        None,
+        description="Trace every worker from after the one step to after the other, counted as in metrics.jsonl, for "
+        "TensorBoard (docs/observability.md); at most 1,000 steps.",
+    )
 
     @model_validator(mode="after")
     def _settings_suit_each_other(self) -> TrainConfig:
@@ -198,6 +205,11 @@ class TrainConfig(Section):
             raise ValueError(
                 f"ema.decay is {self.ema.decay} and swa.start_fraction is {self.swa.start_fraction}; only one average "
                 "can be the one that is kept: set ema.decay to 0 or swa.start_fraction to 1"
+            )
+        if self.profile is not None and not 0 < self.profile[1] - self.profile[0] <= MOST_TRACED_STEPS:
+            raise ValueError(
+                f"profile is [{self.profile[0]}, {self.profile[1]}]; the second step comes after the first, at most "
+                f"{MOST_TRACED_STEPS:,} steps"
             )
         if self.early_stopping.min_delta and self.early_stopping.patience is None:
             raise ValueError(

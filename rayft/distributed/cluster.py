@@ -23,15 +23,20 @@ _ANSWER_S = 10.0
 
 
 @contextlib.contextmanager
-def connect(config: ClusterConfig) -> Iterator[None]:
+def connect(config: ClusterConfig, metrics_port: int | None = None) -> Iterator[None]:
     """Join the cluster of the config, or start an embedded one that ends with the block.
 
+    Args:
+        config: Where, and what must fit.
+        metrics_port: Where an embedded Ray shows metrics; a free port if not given.
+
     Raises:
-        ClusterError: The address does not answer, or the cluster is too small for the workers.
+        ClusterError: The address does not answer, the cluster is too small for the workers, or the port is taken.
         RunInterrupted: SIGTERM came while Ray started.
     """
     if config.address is None:
         check_capacity(config, embedded_resources())
+        _require_free_port(metrics_port)
         ensure_token()
     else:
         _require_answer(config.address)
@@ -44,6 +49,7 @@ def connect(config: ClusterConfig) -> Iterator[None]:
                 log_to_driver=False,
                 logging_level=logging.ERROR,
                 configure_logging=False,
+                _metrics_export_port=metrics_port,
             )
     except SystemExit:
         # What Ray's own handler of SIGTERM makes of it.
@@ -95,6 +101,28 @@ def _require_token(address: str) -> None:
             "Put what `ray get-auth-token` prints on its head node into ~/.ray/auth_token, mode 0600, or name the file "
             "in RAY_AUTH_TOKEN_PATH. Set RAY_AUTH_MODE=disabled for a cluster that asks for none.",
         )
+
+
+def metrics_address() -> str | None:
+    """Return where this process's node shows metrics, as host:port; None where Ray exports none."""
+    node = next((each for each in ray.nodes() if each["NodeID"] == ray.get_runtime_context().get_node_id()), None)
+    return (
+        f"{node['NodeManagerAddress']}:{node['MetricsExportPort']}" if node and node["MetricsExportPort"] > 0 else None
+    )
+
+
+def _require_free_port(port: int | None) -> None:
+    """Ray's agent would train on without its metrics."""
+    if port is None:
+        return
+    try:
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(("", port))
+    except OSError as error:
+        raise ClusterError(
+            f"track.metrics_port is {port}: {error.strerror}.", "Choose another port, or leave it out for a free one."
+        ) from None
 
 
 def _require_answer(address: str) -> None:

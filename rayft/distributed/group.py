@@ -25,6 +25,7 @@ from rayft.distributed.cluster import has_ended
 from rayft.distributed.monitor import Monitor
 from rayft.distributed.signals import SIGNAL_LAG_S, noted_signals
 from rayft.errors import RayftError, RunFailed, RunInterrupted
+from rayft.observe.sink import OnLine
 from rayft.storage import Storage
 
 POLL_S = 0.3
@@ -42,6 +43,7 @@ def run_group(
     on_progress: OnProgress,
     *,
     stop: threading.Event | None = None,
+    on_event: OnLine = lambda line: None,
 ) -> dict[str, Any]:
     """Run ``function(payload)`` on every worker until the chief hands in its result.
 
@@ -56,6 +58,7 @@ def run_group(
         scratch: Folder for Ray Train's own state; the caller deletes it once Ray has ended.
         on_progress: Called with the latest progress several times a second.
         stop: Once set, asks the workers to stop as a signal would.
+        on_event: Called with the lines that workers have for the log.
 
     Returns:
         What the chief handed to ``Monitor.finish``, with ``restarts``.
@@ -106,7 +109,12 @@ def run_group(
             # The monitor may answer for a while yet, but no group will ever end.
             if has_ended():
                 raise _lost("its own processes have ended", interrupted)
-            state, error = _ask([monitor.read.remote(), monitor.error.remote()], interrupted)
+            # The error first: what its worker said of it then is among the lines.
+            error, state, lines = _ask(
+                [monitor.error.remote(), monitor.read.remote(), monitor.take_lines.remote()], interrupted
+            )
+            for line in lines:
+                on_event(line)
             on_progress(state)
             # No retry would mend it, and the group would take seconds to find that out.
             if error is not None:
@@ -115,9 +123,12 @@ def run_group(
                 raise RunInterrupted(
                     "Stopped before the training had begun.", "Run the same command again to start it."
                 )
-        error, result, state = _ask(
-            [monitor.error.remote(), monitor.result.remote(), monitor.read.remote()], interrupted
+        error, result, state, lines = _ask(
+            [monitor.error.remote(), monitor.result.remote(), monitor.read.remote(), monitor.take_lines.remote()],
+            interrupted,
         )
+    for line in lines:
+        on_event(line)
     ray.kill(monitor)
     if error is not None:
         raise error

@@ -7,16 +7,18 @@ from typing import Any
 import ray
 
 from rayft.errors import RayftError
+from rayft.observe.sink import Line
 
 
 @ray.remote(num_cpus=0)
 class Monitor:
-    """Holds the latest progress, the request to stop, and an error that no retry would mend."""
+    """Holds the latest progress, what happened, the request to stop, and an error that no retry would mend."""
 
     def __init__(self) -> None:
         """Start with nothing known."""
         self._state: dict[str, Any] = {"phase": "waiting for workers"}
         self._stop = False
+        self._lines: list[Line] = []
         self._starts = 0
         self._error: RayftError | None = None
         self._result: dict[str, Any] | None = None
@@ -34,6 +36,15 @@ class Monitor:
     def read(self) -> dict[str, Any]:
         """Return the latest progress."""
         return {**self._state, "restarts": max(self._starts - 1, 0)}
+
+    def log(self, line: Line) -> None:
+        """Take what a worker says of an event."""
+        self._lines.append(line)
+
+    def take_lines(self) -> list[Line]:
+        """Return what workers said since the last time."""
+        lines, self._lines = self._lines, []
+        return lines
 
     def stop(self) -> None:
         """Ask the workers to checkpoint and end."""

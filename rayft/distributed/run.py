@@ -7,15 +7,20 @@ import functools
 import time
 from typing import Any
 
+import rayft
 from rayft.config import RunConfig
 from rayft.data.dataset import Dataset, open_cache, open_dataset, pictures_by_name
 from rayft.data.objective import make_objective
 from rayft.data.scan import check_pictures
-from rayft.distributed.cluster import connect
+from rayft.distributed.cluster import connect, metrics_address
+from rayft.distributed.export import RaySink
 from rayft.distributed.group import OnProgress, run_group
 from rayft.distributed.worker import run_worker
 from rayft.driver import claimed, require_free
 from rayft.errors import DataError, RayftError
+from rayft.observe.log import RunLog
+from rayft.observe.sink import OnLine
+from rayft.observe.watch import watched
 from rayft.registry.result import register_run
 from rayft.report.run import write_run_report
 from rayft.runs import RunFolder, with_choices
@@ -25,13 +30,20 @@ from rayft.tracking.events import Tracking, open_tracking
 _GROUP = "starting and ending workers"
 
 
-def train(config: RunConfig, *, fresh: bool = False, on_progress: OnProgress = lambda state: None) -> dict[str, Any]:
+def train(
+    config: RunConfig,
+    *,
+    fresh: bool = False,
+    on_progress: OnProgress = lambda state: None,
+    on_event: OnLine = lambda line: None,
+) -> dict[str, Any]:
     """Fine-tune as ``config`` says, on its cluster; resumes an unfinished run of the same name.
 
     Args:
         config: The run.
         fresh: Start anew, and delete what an earlier run of this name left.
         on_progress: Called several times a second with the latest progress.
+        on_event: Called with each line of the run's log, whether a file keeps it or not.
 
     Returns:
         The content of ``result.json``; ``status`` is ``finished``.
@@ -54,20 +66,29 @@ def train(config: RunConfig, *, fresh: bool = False, on_progress: OnProgress = l
         dataset = prepare_dataset(config, on_progress)
     # A hook that cannot be imported is found before Ray starts.
     tracking = open_tracking(config, folder)
+    log = RunLog(on_event)
     on_progress({"phase": "starting Ray"})
     with contextlib.ExitStack() as claim:
         begun = False
         try:
-            with watch("starting and ending Ray"), connect(config.cluster):
+            with watch("starting and ending Ray"), connect(config.cluster, config.track.metrics_port):
                 require_free(folder.storage)
                 folder.begin(config, fresh=fresh)
                 claim.enter_context(claimed(folder.storage))
                 begun = True
+                log.begin(folder.storage if config.track.log else None)
                 tracking.begin(config)
+                sink = RaySink(log.write, run=config.name)
+                _tell_start(sink, config, folder)
                 payload = {"config": config.model_dump(), "dataset": dataset}
                 with watch(_GROUP):
                     result = run_group(
-                        run_worker, payload, config.cluster, folder.scratch, tracking.observe(on_progress)
+                        run_worker,
+                        payload,
+                        config.cluster,
+                        folder.scratch,
+                        watched(sink, tracking.observe(on_progress)),
+                        on_event=log.write,
                     )
         except RayftError as error:
             # What is not this driver's is left as it was.
@@ -76,11 +97,13 @@ def train(config: RunConfig, *, fresh: bool = False, on_progress: OnProgress = l
                 claim.close()
                 left = _left(config, error, time.perf_counter() - started)
                 tracking.end(left["status"], left)
-                _leave(folder, error, left)
+                _leave(folder, error, left, log)
             raise
         timing = _merge(watch.seconds(), result["timing_s"])
         result = {**result, "wall_s": round(time.perf_counter() - started, 3), "timing_s": timing}
-        return _complete(config, folder, dataset, tracking, result, on_progress)
+        result = _complete(config, folder, dataset, tracking, result, on_progress)
+        log.end(config.name, result)
+        return result
 
 
 def _complete(
@@ -140,6 +163,17 @@ def prepare_dataset(config: RunConfig, on_progress: OnProgress) -> Dataset:
     return dataset
 
 
+def _tell_start(sink: RaySink, config: RunConfig, folder: RunFolder) -> None:
+    sink.event(
+        "run_started",
+        folder=folder.storage.uri,
+        resumed=folder.checkpoints.exists(),
+        workers=config.cluster.workers,
+        rayft=rayft.__version__,
+        metrics=metrics_address(),
+    )
+
+
 def _merge(driver: dict[str, float], chief: dict[str, float]) -> dict[str, float]:
     """Put the chief's times into the driver's, in place of what it saw of them from outside."""
     starting = max(0.0, driver[_GROUP] - sum(chief.values()))
@@ -155,11 +189,12 @@ def _left(config: RunConfig, error: RayftError, wall_s: float) -> dict[str, Any]
     return {"name": config.name, "status": status, "error": str(error), "wall_s": round(wall_s, 3)}
 
 
-def _leave(folder: RunFolder, error: RayftError, result: dict[str, Any]) -> None:
+def _leave(folder: RunFolder, error: RayftError, result: dict[str, Any], log: RunLog) -> None:
     """Say in the folder how the run ended; remove it where nothing was done yet, or an earlier run can come back."""
     if (folder.storage / "config.yaml").exists():
         if not folder.checkpoints.exists() and (error.exit_code == 2 or folder.replaced.exists()):
             folder.withdraw()
             return
+        log.end(result["name"], result)
         folder.write_result(result)
         folder.tidy()

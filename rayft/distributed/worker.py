@@ -7,6 +7,7 @@ import faulthandler
 import os
 import pickle
 import re
+import socket
 import sys
 import tempfile
 import traceback
@@ -21,7 +22,9 @@ import ray.train.collective
 
 from rayft.config import RunConfig
 from rayft.distributed.devices import plan_devices, prepare_tensorflow
+from rayft.distributed.export import RaySink
 from rayft.errors import RayftError, RunFailed
+from rayft.observe.sink import Sink
 from rayft.runs import RunFolder
 
 
@@ -30,7 +33,7 @@ def run_worker(payload: dict[str, Any]) -> None:
 
     Args:
         payload: config (dumped), dataset, monitor, driver_folder, driver_path; output, where it is not the
-            config's own run folder.
+            config's own run folder; run and trial, where metrics and log name them otherwise than the config.
     """
     monitor = payload["monitor"]
     # After an error that no retry would mend, Ray Train's retry ends here.
@@ -44,8 +47,15 @@ def run_worker(payload: dict[str, Any]) -> None:
         ray.get(monitor.start.remote())
     output = payload.get("output")
     folder = output["folder"] if output else RunFolder.of(config)
-    with watchdog(config, folder, rank) as alive, report_final_errors(monitor, rank):
-        _session(config, payload["dataset"], rank, context.get_world_size(), monitor, alive, output)
+    sink = RaySink(
+        lambda line: monitor.log.remote(line),
+        run=payload.get("run", config.name),
+        trial=payload.get("trial", ""),
+        rank=rank,
+    )
+    sink.event("worker_started", host=socket.gethostname(), pid=os.getpid(), workers=context.get_world_size())
+    with watchdog(config, folder, rank) as alive, report_final_errors(monitor, rank), _failure_logged(sink):
+        _session(config, payload["dataset"], rank, context.get_world_size(), monitor, alive, output, sink)
 
 
 @contextlib.contextmanager
@@ -61,6 +71,17 @@ def report_final_errors(monitor: Any, rank: int) -> Iterator[None]:
         if not _follows_a_lost_peer(error):
             problem = describe_error(error, f"Worker {rank}")
             ray.get(monitor.fail.remote(RunFailed(problem, "Mend that line, then run the same command again.")))
+        raise
+
+
+@contextlib.contextmanager
+def _failure_logged(sink: RaySink) -> Iterator[None]:
+    try:
+        yield
+    # The user's own code may raise anything.
+    except Exception as error:
+        problem = str(error.args[0]) if isinstance(error, RayftError) else describe_error(error, f"Worker {sink.rank}")
+        sink.event("worker_failed", level="error", problem=problem)
         raise
 
 
@@ -142,6 +163,7 @@ def _session(
     monitor: Any,
     alive: Callable[[], None],
     output: dict[str, Any] | None,
+    sink: Sink,
 ) -> None:
     strategy = prepare_tensorflow(plan_devices(config.cluster))
     from rayft.learn.place import Place
@@ -149,7 +171,7 @@ def _session(
 
     alive()
     local_workers = ray.train.get_context().get_local_world_size()
-    place = Place(rank, num_workers, broadcast, alive, local_workers)
+    place = Place(rank, num_workers, broadcast, alive, local_workers, sink)
     result = run_session(
         config,
         dataset,

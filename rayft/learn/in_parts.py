@@ -60,7 +60,7 @@ class InParts:
     def run_step(self, batch: Batch) -> tf.Tensor:
         """Sum gradients over parts of the batch before the update; with sharpness-aware minimisation, twice."""
         task = self._task
-        total = task.all_reduce(self._gradient_of(batch))
+        total = task.sum_gradient(self._gradient_of(batch))
         gradient, loss = total[:-1], total[-1]
         if self._rho:
             # The sum over all replicas decides the direction, so that it is the same on any number of them.
@@ -68,7 +68,7 @@ class InParts:
             uphill = gradient * (tf.constant(self._rho, gradient.dtype) / length)
             before = [tf.identity(variable.value) for variable in task.statistics]
             task.updater.write(task.updater.weights() + uphill)
-            gradient = task.all_reduce(self._gradient_of(batch))[:-1]
+            gradient = task.sum_gradient(self._gradient_of(batch))[:-1]
             task.updater.write(task.updater.weights())
             # The moving averages are those of the weights, not of the point uphill.
             for variable, value in zip(task.statistics, before, strict=True):

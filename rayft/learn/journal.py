@@ -65,7 +65,7 @@ class Journal:
         self._losses = list(unlogged)
         self._warm = False
         self._examples, self._steps, self._seconds = 0, 0, 0.0
-        where = folder.storage / "tensorboard"
+        where = folder.tensorboard
         self._events = Path(where.root) if where.is_local else Path(tempfile.mkdtemp(prefix="rayft-events-"))
         with _explained(where):
             self._writer = tf.summary.create_file_writer(str(self._events))
@@ -88,7 +88,7 @@ class Journal:
     def flush(self) -> None:
         """Write the lines so far to the run's folder."""
         self._folder.write_metrics(self.lines)
-        where = self._folder.storage / "tensorboard"
+        where = self._folder.tensorboard
         with _explained(where):
             self._writer.flush()
         if not where.is_local:

@@ -11,6 +11,8 @@ import tensorflow as tf
 
 from rayft.errors import RunFailed
 from rayft.learn.step import Task
+from rayft.learn.trace import NO_TRACE, NoTrace
+from rayft.learn.waits import now_after
 
 CALL_TARGET_S = 1.0
 MAX_STEPS_PER_CALL = 256
@@ -59,6 +61,8 @@ class Progress:
         seconds: Wall time of these steps.
         stopping: Some replica was asked to stop; nothing follows.
         metrics: Validation metrics at the end of an epoch, else None.
+        input_stall_s: Part of the time in which this replica waited for batches.
+        collective_wait_s: Part of the time between its gradients and their sums over all replicas.
     """
 
     step: int
@@ -66,6 +70,8 @@ class Progress:
     seconds: float
     stopping: bool
     metrics: dict[str, float] | None
+    input_stall_s: float = 0.0
+    collective_wait_s: float = 0.0
 
 
 def train_epochs(
@@ -76,6 +82,7 @@ def train_epochs(
     *,
     stop_requested: Callable[[], bool] = lambda: False,
     run_steps: Callable | None = None,
+    trace: NoTrace = NO_TRACE,
 ) -> Iterator[Progress]:
     """Train from ``plan.start_step`` to ``plan.end_step``, pausing about once a second and at each end of an epoch.
 
@@ -89,6 +96,7 @@ def train_epochs(
         plan: Which steps to take.
         stop_requested: Asked once a pause; true on any replica stops all.
         run_steps: From ``compile_steps``, to use it more than once; made here where not given.
+        trace: Of the steps that are asked for; they are taken one a call.
 
     Raises:
         RunFailed: A loss is not finite.
@@ -98,16 +106,21 @@ def train_epochs(
     step, steps_per_call, step_s = plan.start_step, 1, 0.0
     stopping = False
     while step < plan.end_step and not stopping:
-        count = min(steps_per_call, plan.until_pause(step))
+        count = min(steps_per_call, plan.until_pause(step), trace.limit(step))
+        waited_before = task.collective_time.seconds
         started = time.perf_counter()
         # Collective: every replica hears whether any wants to stop, and the mean time of a step.
         signals = tf.constant([float(stop_requested()), step_s / task.num_replicas], tf.float64)
-        losses, agreed = (result.numpy() for result in run_steps(iterator, tf.constant(count), signals))
+        with trace.around(step):
+            results = run_steps(iterator, tf.constant(count), signals)
+            losses, agreed, stall_s = (result.numpy() for result in results)
         seconds = time.perf_counter() - started
         _check_finite(losses, step, plan.steps_per_epoch)
         step, step_s, stopping = step + count, seconds / count, bool(agreed[0] > 0)
         at_epoch_end = step % plan.steps_per_epoch == 0
-        yield Progress(step, losses, seconds, stopping, evaluate() if at_epoch_end else None)
+        metrics = evaluate() if at_epoch_end else None
+        waited_s = max(0.0, task.collective_time.seconds - waited_before)
+        yield Progress(step, losses, seconds, stopping, metrics, float(stall_s), waited_s)
         steps_per_call = _next_call(steps_per_call, float(agreed[1]))
 
 
@@ -115,20 +128,28 @@ def compile_steps(task: Task) -> Callable:
     """Return a compiled function that takes many steps a call, with no Python in between.
 
     It maps (iterator of batches, number of steps, signals [k]) to (losses [steps], signals summed over
-    replicas [k]).
+    replicas [k], seconds [] that the steps waited for batches).
     """
     strategy = task.strategy
 
     # AutoGraph takes seconds to find that our own functions need no conversion; those of the user may.
     @tf.function(autograph=task.runs_own_code)
-    def run_steps(iterator: tf.data.Iterator, count: tf.Tensor, signals: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        def take(index: tf.Tensor, losses: tf.TensorArray) -> tuple[tf.Tensor, tf.TensorArray]:
-            loss = strategy.run(task.run_step, args=(iterator.get_next(),))
-            return index + 1, losses.write(index, tf.cast(loss, tf.float64))
+    def run_steps(
+        iterator: tf.data.Iterator, count: tf.Tensor, signals: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        def take(
+            index: tf.Tensor, losses: tf.TensorArray, stall_s: tf.Tensor, free_at: tf.Tensor
+        ) -> tuple[tf.Tensor, tf.TensorArray, tf.Tensor, tf.Tensor]:
+            batch = iterator.get_next()
+            # A batch that is there before the step ahead of it ends keeps nobody waiting.
+            stall_s += tf.maximum(now_after(batch["label"]) - free_at, 0.0)
+            loss = strategy.run(task.run_step, args=(batch,))
+            return index + 1, losses.write(index, tf.cast(loss, tf.float64)), stall_s, now_after(loss)
 
-        start = (tf.constant(0), tf.TensorArray(tf.float64, size=count))
-        _, losses = tf.while_loop(lambda index, losses: index < count, take, start)
-        return losses.stack(), strategy.run(task.all_reduce, args=(signals,))
+        zero = tf.constant(0.0, tf.float64)
+        start = (tf.constant(0), tf.TensorArray(tf.float64, size=count), zero, tf.timestamp())
+        _, losses, stall_s, _ = tf.while_loop(lambda index, *_: index < count, take, start)
+        return losses.stack(), strategy.run(task.all_reduce, args=(signals,)), stall_s
 
     return run_steps
 

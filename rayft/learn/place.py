@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rayft.errors import RunFailed
+from rayft.observe.sink import SILENCE, Sink
 
 
 @dataclass(frozen=True)
@@ -19,6 +20,7 @@ class Place:
         broadcast: Gives every rank the chief's small value; a barrier.
         alive: Called whenever something was got done, for the watchdog.
         local_workers: Processes that share this machine's memory.
+        sink: Takes what this process measures, and what happens in it.
     """
 
     rank: int
@@ -26,6 +28,7 @@ class Place:
     broadcast: Callable[[Any], Any]
     alive: Callable[[], None]
     local_workers: int = 1
+    sink: Sink = SILENCE
 
     @property
     def is_chief(self) -> bool:

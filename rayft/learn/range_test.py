@@ -68,7 +68,7 @@ def measure_losses(
     while len(losses) < steps and not _is_over(losses):
         count = min(_STEPS_PER_CALL, steps - len(losses))
         # Collective: the losses are global, so every rank stops here at the same step.
-        part, _ = run_steps(iterator, tf.constant(count), tf.zeros([1], tf.float64))
+        part = run_steps(iterator, tf.constant(count), tf.zeros([1], tf.float64))[0]
         losses = np.concatenate([losses, part.numpy()])
         alive()
     for variable, value in zip(variables, before, strict=True):

@@ -25,12 +25,14 @@ from rayft.learn.distill import Teacher
 from rayft.learn.final import FinalEvaluation, evaluate_finally
 from rayft.learn.hand_over import package_network
 from rayft.learn.loop import Plan
+from rayft.learn.measures import tell_of_steps
 from rayft.learn.phased import Phased
 from rayft.learn.place import Place
 from rayft.learn.remarks import start_notices
 from rayft.learn.settle import settle_batch_size, settle_rate
 from rayft.learn.state import state_variables
 from rayft.learn.step import Task
+from rayft.learn.trace import check_window, open_trace
 from rayft.learn.training import Training
 from rayft.learn.workshop import Workshop
 from rayft.model.network import Network
@@ -130,6 +132,8 @@ class Session:
         place.alive()
         with watch("prefix cache"):
             self.prefix = self._prepare_prefix(config, network, observer, workshop)
+            if place.is_chief:
+                self.prefix.tell(place.sink)
         features = self.prefix.cached
         cached = features is not None
         bench = workshop.bench(config, dataset, features) if place.num_workers == 1 else None
@@ -139,6 +143,7 @@ class Session:
             threads = max(1, int(config.cluster.cpus_per_worker))
             self.batches = Batches(dataset, config, network.image_size, place, threads, features)
         self.plan = Plan(self.batches.steps_per_epoch, config.train.epochs, 0, config.train.checkpoint_every_steps)
+        check_window(config.train.profile, self.plan.total_steps)
         teacher = Teacher(config.train.distill, dataset.labels) if config.train.distill else None
         objective = make_objective(config, dataset)
         place.alive()
@@ -191,10 +196,13 @@ class Session:
 
     def train(self, observer: Observer) -> bool:
         """Take all steps that are left; returns whether none is left then."""
+        self.place.sink.event("training", step=self.position.step, steps=self.plan.total_steps)
         chief = Chief(self, observer) if self.place.is_chief else None
+        trace = open_trace(self.config.train.profile, self.folder.tensorboard, self.place)
         try:
-            for progress in self.training.run(lambda: chief is not None and chief.stop_requested):
+            for progress in self.training.run(lambda: chief is not None and chief.stop_requested, trace):
                 self.place.alive()
+                tell_of_steps(self.place.sink, progress)
                 if chief is not None:
                     with self.watch("checkpoints"):
                         chief.record(progress)
@@ -210,6 +218,8 @@ class Session:
                 f"{len(bad)} pictures cannot be decoded: {', '.join(bad[:20])}.",
                 "Mend or remove them, or set data.on_bad: skip.",
             ) from error
+        finally:
+            trace.close()
         return self.training.is_done
 
     def _prepare_prefix(self, config: RunConfig, network: Network, observer: Observer, workshop: Workshop) -> Prefix:

@@ -11,9 +11,9 @@ import tensorflow as tf
 from rayft.config import RunConfig
 from rayft.data.objective import Objective
 from rayft.data.views import answer_views, tta_record
-from rayft.errors import ConfigError
 from rayft.imports import load_object
 from rayft.learn.average import MovingAverage, make_average
+from rayft.learn.cached_batch import CachedBatch
 from rayft.learn.digest import digest
 from rayft.learn.distill import Teacher, distillation_loss
 from rayft.learn.forward import Forward, as_written
@@ -24,6 +24,7 @@ from rayft.learn.loss_scale import LossScale
 from rayft.learn.losses import Loss, get_loss
 from rayft.learn.optimizer import Updater
 from rayft.learn.state import frozen_variables
+from rayft.learn.waits import CollectiveTime
 from rayft.model.layers import ReplicaBatch, current_batch, replica_batch, training_statistics
 from rayft.model.network import Network
 
@@ -50,16 +51,6 @@ def train_step(task: Task, batch: Batch) -> tf.Tensor:
     return task.minimize(tape, loss)
 
 
-class CachedBatch(dict[str, tf.Tensor]):
-    """A batch with ``features`` in the place of ``image``, which says so when it is asked for one."""
-
-    def __missing__(self, key: str) -> tf.Tensor:
-        raise ConfigError(
-            f"The step reads batch[{key!r}], but with the prefix cache a batch holds {', '.join(self)}.",
-            "Call task.logits(batch, training=True) instead, or set prefix_cache to off.",
-        )
-
-
 class Task:
     """What a step is given.
 
@@ -74,6 +65,7 @@ class Task:
         average: Averaged weights that the network holds while it is judged; None where training's own are judged.
         in_parts: Computes a batch in parts, or uphill, where that is asked for.
         objective: What the labels ask of the network.
+        collective_time: Of the sums of gradients over replicas.
     """
 
     def __init__(
@@ -133,6 +125,7 @@ class Task:
             late=network.phase > 0,
         )
         self.loss_scale = LossScale(2.0**15 if config.train.precision == "float16" else 1.0)
+        self.collective_time = CollectiveTime()
         self.statistics = training_statistics(network.model)
         self.average = make_average(config.train, self.updater, self.statistics)
         l2_sp = config.train.l2_sp
@@ -252,7 +245,7 @@ class Task:
         if self.in_parts.collecting:
             self.in_parts.collect(flat)
             return loss
-        total = self.all_reduce(flat)
+        total = self.sum_gradient(flat)
         return self.update(total[:-1], total[-1], batch.step)
 
     def _flatten(self, gradients: list[tf.Tensor | None], loss: tf.Tensor) -> tf.Tensor:
@@ -264,6 +257,10 @@ class Task:
             parts.append(tf.cast(flat, variable.dtype))
         parts.append(tf.cast(loss, parts[0].dtype)[None])
         return tf.concat(parts, axis=0)
+
+    def sum_gradient(self, flat: tf.Tensor) -> tf.Tensor:
+        """Sum a flat gradient over replicas; the time of it counts."""
+        return self.collective_time.measure(self.all_reduce, flat) if self.num_replicas > 1 else self.all_reduce(flat)
 
     def all_reduce(self, values: tf.Tensor) -> tf.Tensor:
         """Sum a tensor over replicas; differentiable; every replica must call it."""

@@ -19,6 +19,7 @@ from rayft.learn.phased import Phased
 from rayft.learn.place import Place
 from rayft.learn.statistics import make_statistics
 from rayft.learn.step import Task
+from rayft.learn.trace import NO_TRACE, NoTrace
 
 
 class Training:
@@ -88,7 +89,7 @@ class Training:
         self.position = position
         self.task.updater.set_plateau_factor(position.waiting.plateau_factor)
 
-    def run(self, stop_requested: Callable[[], bool] = lambda: False) -> Iterator[Progress]:
+    def run(self, stop_requested: Callable[[], bool] = lambda: False, trace: NoTrace = NO_TRACE) -> Iterator[Progress]:
         """Take the steps that are left; ``position`` has moved on when a progress is handed over."""
         batches = iter(self.batches.train(self.position.step))
         while not self.is_done:
@@ -102,6 +103,7 @@ class Training:
                 replace(self.plan, start_step=self.position.step, stop_step=self._phased.end_step),
                 stop_requested=stop_requested,
                 run_steps=self._run_steps,
+                trace=trace,
             )
             for progress in steps:
                 self._advance(progress)

@@ -38,6 +38,7 @@ class Ensured:
         build_s: Seconds that this call spent building; 0 where the cache was there.
         bytes: Size of the cache.
         keys: Names of the folders under ``<storage>/cache/prefix/``.
+        missing: How many of them had to be computed.
     """
 
     depth: int | float | str
@@ -46,6 +47,7 @@ class Ensured:
     build_s: float
     bytes: int
     keys: tuple[str, ...]
+    missing: int = 0
 
 
 def ensure_cache(
@@ -101,12 +103,12 @@ def ensure_cache(
     times = config.train.epochs if passes is None else passes
     decisions = [decide(config, dataset, boundary, folder, weighing, times) for boundary in boundaries]
     used = [boundary for boundary, decision in zip(boundaries, decisions, strict=True) if decision.used]
-    build_s = 0.0
+    build_s, missing = 0.0, frozenset[str]()
     if used:
         with contextlib.closing(
             open_caches(config, dataset, used, folder, builder, share=share, tell=progress, alive=alive)
         ) as opened:
-            build_s = opened.build_s
+            build_s, missing = opened.build_s, opened.missing
     return [
         Ensured(
             depth=depth,
@@ -115,6 +117,7 @@ def ensure_cache(
             build_s=build_s if decision.used else 0.0,
             bytes=boundary.num_bytes if decision.used else 0,
             keys=tuple(part.recipe.key for part in boundary.parts),
+            missing=sum(part.recipe.key in missing for part in boundary.parts) if decision.used else 0,
         )
         for depth, boundary, decision in zip(depths, boundaries, decisions, strict=True)
     ]
@@ -128,12 +131,14 @@ class Opened:
         caches: One for each boundary.
         build_s: Seconds spent building; 0 where everything was there.
         notices: Sentences about what was found damaged.
+        missing: Keys of the caches that had to be computed.
     """
 
     caches: list[Cached] = field(default_factory=list)
     build_s: float = 0.0
     notices: list[str] = field(default_factory=list)
     leases: list[Lease] = field(default_factory=list)
+    missing: frozenset[str] = frozenset()
 
     def close(self) -> None:
         """Let the caches be evicted again."""
@@ -177,7 +182,10 @@ def open_caches(
     try:
         for entry in entries.values():
             opened.leases.append(entry.lease())
-        opened.build_s = _build(config, boundaries, entries, folder, builder, share, notice, tell, alive)
+        opened.missing = frozenset(key for key, entry in entries.items() if entry.check(notice) is None)
+        opened.build_s = _build(
+            config, boundaries, entries, opened.missing, folder, builder, share, notice, tell, alive
+        )
         for boundary in boundaries:
             mapped = [_map(entries[part.recipe.key], part.rows, notice) for part in boundary.parts]
             views = tuple(each for each, part in zip(mapped, boundary.parts, strict=True) if part.view is not None)
@@ -193,6 +201,7 @@ def _build(
     config: RunConfig,
     boundaries: Sequence[Boundary],
     entries: dict[str, Entry],
+    missing: frozenset[str],
     folder: CacheFolder,
     builder: Builder,
     share: tuple[int, int],
@@ -202,7 +211,7 @@ def _build(
 ) -> float:
     """Complete the caches, a pass for each set of pictures; returns the seconds it took, 0 if nothing was missing."""
     started = time.perf_counter()
-    lacking = sum(entry.recipe.num_bytes for entry in entries.values() if entry.check(notice) is None)
+    lacking = sum(entries[key].recipe.num_bytes for key in missing)
     if not lacking:
         return 0.0
     if share[0] == 0:

@@ -10,6 +10,8 @@ from typing import Any
 from rayft.config import RunConfig
 from rayft.data.dataset import Dataset
 from rayft.model.network import Network
+from rayft.observe.caches import tell_of_caches
+from rayft.observe.sink import Sink
 from rayft.prefix.boundary import Boundary
 from rayft.prefix.build import Builder
 from rayft.prefix.cached import Cached
@@ -48,6 +50,13 @@ class Prefix:
         """Return ``prefix_cache`` of result.json."""
         build_s = round(self.opened.build_s, 3) if self.opened else 0.0
         return {**asdict(self.decision), "build_s": build_s, "bytes": self.num_bytes}
+
+    def tell(self, sink: Sink) -> None:
+        """Tell what came of the cache: found or computed, and how large it is."""
+        sink.event("prefix_cache", **self.summary())
+        if self.opened:
+            missing = len(self.opened.missing)
+            tell_of_caches(sink, len(self.opened.leases) - missing, missing, self.num_bytes, self.opened.build_s)
 
     def close(self) -> None:
         """Let the cache be evicted again."""

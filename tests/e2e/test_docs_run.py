@@ -23,6 +23,7 @@ freeze: {depth: 0}
 train: {epochs: 2}
 """
 FILES = {
+    "docs/observability.md": {"config.yaml": CONFIG.replace("name: pictures", "name: logged")},
     "docs/registry.md": {"gate.yaml": "max_size_mb: 50\n"},
     "docs/sweep.md": {
         "config.yaml": """

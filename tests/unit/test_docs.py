@@ -22,6 +22,7 @@ NOT_RUN = {
     "docs/deploy.md": 5,
     "docs/endpoint.md": 3,
     "docs/jobs.md": 3,
+    "docs/observability.md": 1,
     "docs/serving.md": 2,
     "docs/tracking.md": 2,
 }

@@ -13,6 +13,7 @@ LAYERS = {
     "rayft.evaluation": PLAIN,
     "rayft.report": PLAIN,
     "rayft.tracking": PLAIN,
+    "rayft.observe": PLAIN,
     "rayft.data": TENSORFLOW,
     "rayft.model": TENSORFLOW,
     "rayft.learn": TENSORFLOW,

@@ -13,7 +13,8 @@ import ray
 
 from rayft.config import RunConfig
 from rayft.data.dataset import Dataset, without_test
-from rayft.distributed.cluster import connect
+from rayft.distributed.cluster import connect, metrics_address
+from rayft.distributed.export import RaySink
 from rayft.distributed.run import prepare_dataset
 from rayft.distributed.sweep.interrupt import interruptible
 from rayft.distributed.sweep.prepare import build_prefix, read_blocks
@@ -22,6 +23,9 @@ from rayft.distributed.sweep.trial import TrialContext
 from rayft.distributed.sweep.tuner import run_tuner
 from rayft.driver import claimed, require_free
 from rayft.errors import DataError, RayftError, RunFailed, RunInterrupted, StorageError
+from rayft.observe.caches import tell_of_caches
+from rayft.observe.log import RunLog
+from rayft.observe.sink import OnLine, Sink
 from rayft.registry.result import register_run
 from rayft.report.sweep import write_sweep_report
 from rayft.runs import RunFolder
@@ -32,6 +36,7 @@ from rayft.sweep.plan import TrialPlan, plan_trials
 from rayft.sweep.record import SweepFolder
 from rayft.sweep.search import first_values, get_suggest
 from rayft.sweep.space import DEPTH, Space, check_space, default_space
+from rayft.sweep.watch import SweepWatch
 
 POLL_S = 0.3
 REAP_EVERY_S = 2.0
@@ -61,6 +66,7 @@ def sweep(
     more_trials: int = 0,
     fresh: bool = False,
     on_standing: OnStanding = lambda standing: None,
+    on_event: OnLine = lambda line: None,
 ) -> dict[str, Any]:
     """Search as ``config.sweep`` says, and package the best trial; resumes an unfinished sweep of the same name.
 
@@ -69,6 +75,7 @@ def sweep(
         more_trials: Extend a finished sweep by so many trials; an unfinished one goes on to its end first.
         fresh: Start anew, and delete what an earlier sweep of this name left.
         on_standing: Called several times a second.
+        on_event: Called with each line of the sweep's log, whether a file keeps it or not.
 
     Returns:
         The content of ``result.json``; ``status`` is ``finished``.
@@ -95,6 +102,7 @@ def sweep(
             "Set data.validation_fraction, or give examples the split validation.",
         )
     on_standing(Standing("starting Ray"))
+    log = RunLog(on_event)
     begun = False
     with contextlib.ExitStack() as claim:
 
@@ -107,22 +115,29 @@ def sweep(
                 folder.run.write_result({**before, "status": "running"})
             claim.enter_context(claimed(folder.storage))
             begun = True
+            log.begin(folder.storage if config.track.log else None)
+            sink.event(
+                "sweep_started", folder=folder.storage.uri, trials=config.sweep.trials, metrics=metrics_address()
+            )
 
         try:
             # Ray takes SIGTERM for itself when it starts.
-            with connect(config.cluster), interruptible() as check:
-                result, space = _search(config, everything, folder, on_standing, begin, check)
+            with connect(config.cluster, config.track.metrics_port), interruptible() as check:
+                sink = RaySink(log.write, run=config.name)
+                watch = SweepWatch(config, sink, log.write)
+                result, space = _search(config, everything, folder, watch.observe(on_standing), begin, check, sink)
         except RayftError as error:
             # A renewed claim would bring back a folder that is removed.
             claim.close()
             if begun:
                 with contextlib.suppress(StorageError):  # Such as the one that ended the sweep.
-                    _leave(folder, config, error, time.perf_counter() - started)
+                    _leave(folder, config, error, time.perf_counter() - started, log)
             raise
         result["wall_s"] = round(time.perf_counter() - started, 3)
         folder.run.write_result(result)
         write_sweep_report(folder, config, space)
         tidy_up(folder, config)
+        log.end(config.name, result)
         return register_run(folder.run, config, result)
 
 
@@ -133,6 +148,7 @@ def _search(
     on_standing: OnStanding,
     begin: Callable[[], None],
     check: Callable[[], None],
+    sink: Sink,
 ) -> tuple[dict[str, Any], Space]:
     dataset = without_test(everything)
     plan = plan_trials(config, _nodes(), train_size=dataset.size("train"))
@@ -143,6 +159,7 @@ def _search(
     suggest = get_suggest(config.sweep.searcher, space, seed=config.seed, mode=mode_of(sweep_metric(config)))
     begin()
     built = build_prefix(config, dataset, space, plan, lambda phase: on_standing(Standing(phase, plan)), check)
+    _tell_of_prefix(sink, built)
     first = first_values(config, space)
     conductor = Conductor(config, space, folder, suggest, kind=plan.kind, slots=plan.slots, first=first)
     context = TrialContext.of(config, dataset, everything, folder, plan.kind)
@@ -154,6 +171,15 @@ def _search(
         if each["depth"] == depth and not result["refit"]:
             result["prefix_cache"] = {name: each[name] for name in ("used", "reason", "build_s", "bytes")}
     return result, space
+
+
+def _tell_of_prefix(sink: Sink, built: list[dict[str, Any]]) -> None:
+    """Tell of the caches that all trials share; one of several depths is one cache."""
+    used = {tuple(each["keys"]): each for each in built if each["used"]}.values()
+    if used:
+        missing = sum(each["missing"] for each in used)
+        found = sum(len(each["keys"]) for each in used) - missing
+        tell_of_caches(sink, found, missing, sum(each["bytes"] for each in used), max(each["build_s"] for each in used))
 
 
 def _run_watched(
@@ -232,11 +258,13 @@ def _nodes() -> list[dict[str, float]]:
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
-def _leave(folder: SweepFolder, config: RunConfig, error: RayftError, wall_s: float) -> None:
+def _leave(folder: SweepFolder, config: RunConfig, error: RayftError, wall_s: float, log: RunLog) -> None:
     """Say in the folder how the sweep ended; remove it where nothing was done yet."""
     if error.exit_code == 2 and not (folder.storage / "trials.jsonl").exists():
         folder.run.withdraw()
         return
     status = "interrupted" if error.exit_code == 130 else "failed"
-    folder.run.write_result({"name": config.name, "status": status, "error": str(error), "wall_s": round(wall_s, 3)})
+    left = {"name": config.name, "status": status, "error": str(error), "wall_s": round(wall_s, 3)}
+    log.end(config.name, left)
+    folder.run.write_result(left)
     folder.run.tidy()

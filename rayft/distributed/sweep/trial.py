@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import os
+import socket
 import sys
 from dataclasses import dataclass
 from typing import Any
@@ -14,10 +16,13 @@ from ray import tune
 from rayft.config import RunConfig
 from rayft.data.dataset import Dataset, join_validation
 from rayft.distributed.devices import plan_devices, set_up_tensorflow
+from rayft.distributed.export import RaySink
 from rayft.distributed.group import run_group
 from rayft.distributed.sweep.attempt import Attempt
 from rayft.distributed.worker import describe_error, enter_driver_folder, run_worker, watchdog
 from rayft.errors import RayftError, StorageError
+from rayft.observe.log import RunLog
+from rayft.observe.watch import watched
 from rayft.runs import RunFolder
 from rayft.storage import Storage
 from rayft.sweep.choose import sweep_metric
@@ -173,8 +178,10 @@ class TrialActor(tune.Trainable):
         from rayft.learn.place import Place
         from rayft.learn.session import Output, run_session
 
-        told = 0
-        with watchdog(self._config, self._output["folder"], 0) as alive:
+        told, log = 0, self._log()
+        sink = RaySink(log.write, run=self._context.config["name"], trial=self._trial.id, rank=0)
+        sink.event("worker_started", host=socket.gethostname(), pid=os.getpid(), workers=1)
+        with contextlib.closing(log), watchdog(self._config, self._output["folder"], 0) as alive:
 
             def observe(state: dict[str, Any]) -> bool:
                 nonlocal told
@@ -186,7 +193,7 @@ class TrialActor(tune.Trainable):
                     alive()
                 return False
 
-            place = Place(0, 1, lambda value: value, alive)
+            place = Place(0, 1, lambda value: value, alive, sink=sink)
             result = run_session(
                 self._config,
                 self._dataset,
@@ -207,12 +214,28 @@ class TrialActor(tune.Trainable):
                 told = state["done_epochs"]
                 attempt.epoch_done(told)
 
-        payload = {"config": self._config.model_dump(), "dataset": self._dataset, "output": self._output}
+        who = {"run": self._context.config["name"], "trial": self._trial.id}
+        payload = {"config": self._config.model_dump(), "dataset": self._dataset, "output": self._output, **who}
         scratch = self._context.folder.run.scratch / self._trial.id
-        result = run_group(run_worker, payload, self._config.cluster, scratch, observe, stop=attempt.stop_requested)
+        with contextlib.closing(self._log()) as log:
+            told_of = watched(RaySink(log.write, **who), observe)
+            result = run_group(
+                run_worker,
+                payload,
+                self._config.cluster,
+                scratch,
+                told_of,
+                stop=attempt.stop_requested,
+                on_event=log.write,
+            )
         if self._latencies:
             set_up_tensorflow(plan_devices(self._config.cluster))
         return {"summary": result, "latencies": self._measure_latencies()}
+
+    def _log(self) -> RunLog:
+        log = RunLog(lambda line: None)
+        log.begin(self._output["folder"].storage if self._config.track.log else None)
+        return log
 
     def _measure_latencies(self) -> dict[str, float]:
         if not self._latencies:

@@ -8,9 +8,11 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rayft.observe.names import SERVING
 from rayft.serve.contract import ServedModel
 
 if TYPE_CHECKING:
@@ -18,8 +20,8 @@ if TYPE_CHECKING:
 
 _FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+_PREFIX = "rayft_serve_"
 _PICTURES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
-_PREFIX = "rayft_serve"
 
 
 def prepare(folder: Path) -> None:
@@ -29,7 +31,7 @@ def prepare(folder: Path) -> None:
 
 
 class Metrics:
-    """What a replica counts; every name begins with ``rayft_serve_`` and ends in its unit.
+    """What a replica counts, under the names of ``rayft.observe.names``.
 
     Hears of the engine as ``rayft.serve.engine.observe.Observer``, of the protocols through ``responded``.
     """
@@ -39,49 +41,35 @@ class Metrics:
 
         # Collected from the folder alone; the default registry would repeat the own part.
         own = CollectorRegistry()
-        by_version = ("model", "version")
         self._folder = os.environ[_FOLDER]
         self._lock = threading.Lock()
-        self._latency = Histogram(
-            f"{_PREFIX}_request_seconds",
-            "Time of an answered request, from the engine's door to the answer.",
-            by_version,
-            buckets=_SECONDS,
-            registry=own,
-        )
-        self._pictures = Counter(f"{_PREFIX}_pictures_total", "Pictures answered.", by_version, registry=own)
-        self._refused = Counter(
-            f"{_PREFIX}_refusals_total", "Requests that the engine refused.", ("model", "status"), registry=own
-        )
-        self._responses = Counter(
-            f"{_PREFIX}_responses_total", "Responses of any kind.", ("protocol", "status"), registry=own
-        )
-        self._batch = Histogram(
-            f"{_PREFIX}_batch_pictures", "Pictures in a pass of the network.", buckets=_PICTURES, registry=own
-        )
-        self._padding = Counter(f"{_PREFIX}_padding_rows_total", "Empty rows in passes.", registry=own)
-        self._pass = Histogram(f"{_PREFIX}_pass_seconds", "Time of a pass.", buckets=_SECONDS, registry=own)
-        # Of the living alone: what a dead replica held is gone.
-        self._queued = Gauge(
-            f"{_PREFIX}_queue_pictures", "Pictures that wait for a pass.", multiprocess_mode="livesum", registry=own
-        )
-        self._in_flight = Gauge(
-            f"{_PREFIX}_in_flight_pictures", "Pictures not answered yet.", multiprocess_mode="livesum", registry=own
-        )
-        self._replicas = Gauge(
-            f"{_PREFIX}_replicas", "Replicas on this machine.", multiprocess_mode="livesum", registry=own
-        )
-        self._loaded = Gauge(
-            f"{_PREFIX}_loaded_replicas",
-            "Replicas of this machine that serve a version.",
-            by_version,
-            multiprocess_mode="livesum",
-            registry=own,
-        )
-        self._swaps = Counter(
-            f"{_PREFIX}_swaps_total", "Versions that took, or failed to take, another's place.",
-            ("model", "outcome"), registry=own,
-        )  # fmt: skip
+
+        def about(name: str) -> tuple[str, str, tuple[str, ...]]:
+            metric = SERVING[f"{_PREFIX}{name}"]
+            return f"{_PREFIX}{name}", metric.help, metric.labels
+
+        def counter(name: str) -> Counter:
+            return Counter(*about(name), registry=own)
+
+        def histogram(name: str, buckets: Sequence[float]) -> Histogram:
+            return Histogram(*about(name), buckets=buckets, registry=own)
+
+        def gauge(name: str) -> Gauge:
+            # Of the living alone: what a dead replica held is gone.
+            return Gauge(*about(name), multiprocess_mode="livesum", registry=own)
+
+        self._latency = histogram("request_seconds", _SECONDS)
+        self._pictures = counter("pictures_total")
+        self._refused = counter("refusals_total")
+        self._responses = counter("responses_total")
+        self._batch = histogram("batch_pictures", _PICTURES)
+        self._padding = counter("padding_rows_total")
+        self._pass = histogram("pass_seconds", _SECONDS)
+        self._queued = gauge("queue_pictures")
+        self._in_flight = gauge("in_flight_pictures")
+        self._replicas = gauge("replicas")
+        self._loaded = gauge("loaded_replicas")
+        self._swaps = counter("swaps_total")
         self._replicas.set(1)
 
     def batch(self, rows: int, size: int, seconds: float) -> None:
