@@ -6,7 +6,10 @@ import math
 import re
 import sys
 import time
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
+
+if TYPE_CHECKING:
+    from rayft.storage import Storage
 
 # A person reads no faster.
 _LIVE_EVERY_S = 0.2
@@ -92,7 +95,7 @@ def read_progress(line: str) -> dict[str, Any] | None:
     return {name: float(text) if name == "loss" else int(text) for name, text in found.items()}
 
 
-def summary(result: dict[str, Any], folder: str) -> str:
+def summary(result: dict[str, Any], folder: Storage) -> str:
     """Close a run: what came out, where it is, what to type next.
 
     Args:
@@ -110,7 +113,7 @@ def summary(result: dict[str, Any], folder: str) -> str:
         f"folder   {folder}",
         f"package  {result['package']}",
         *([f"version  {result['registered']}"] if "registered" in result else []),
-        f"report   {folder}/report.html",
+        f"report   {folder / 'report.html'}",
         f"next     rayft predict {folder} PICTURE",
     ]
     lines[3:3] = [f"chosen   {name} {value:g}" for name, value in result.get("chosen", {}).items()]

@@ -38,7 +38,7 @@ def sweep(
     else:
         with contextlib.closing(SweepScreen(settings)) as screen:
             result = run(settings, more_trials=more, fresh=fresh, on_standing=screen)
-    print(json.dumps(result) if as_json else summary(result, str(RunFolder.of(settings).storage)))
+    print(json.dumps(result) if as_json else summary(result, RunFolder.of(settings).storage))
 
 
 def _read_trials(text: str | None) -> tuple[int, int]:

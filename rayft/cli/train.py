@@ -33,4 +33,4 @@ def train(
     else:
         with contextlib.closing(LiveLine()) as line:
             result = run(settings, fresh=fresh, on_progress=line)
-    print(json.dumps(result) if as_json else summary(result, str(RunFolder.of(settings).storage)))
+    print(json.dumps(result) if as_json else summary(result, RunFolder.of(settings).storage))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from rich.console import Console
 from rich.live import Live
@@ -16,6 +16,9 @@ from rayft.sweep.choose import choose_winner, sweep_metric
 from rayft.sweep.conductor import Conductor
 from rayft.sweep.record import Trial
 from rayft.sweep.space import describe, format_value, searched
+
+if TYPE_CHECKING:
+    from rayft.storage import Storage
 
 _LIVE_EVERY_S = 0.5
 # A terminal has few lines; what runs and what is best matter.
@@ -115,7 +118,7 @@ def trial_line(trial: Trial, metric: str, left_s: float | None) -> str:
     return "  ".join(part for part in parts if part)
 
 
-def summary(result: dict[str, Any], folder: str) -> str:
+def summary(result: dict[str, Any], folder: Storage) -> str:
     """Close a sweep: the best config, its model, and what to type next.
 
     Args:
@@ -133,7 +136,7 @@ def summary(result: dict[str, Any], folder: str) -> str:
         f"folder   {folder}",
         f"package  {result['package']}",
         *([f"version  {result['registered']}"] if "registered" in result else []),
-        f"report   {folder}/report.html",
+        f"report   {folder / 'report.html'}",
         f"next     rayft predict {folder} PICTURE",
         *(f"note     {notice}" for notice in result.get("notices", [])[-1:] if "uncertain" in notice),
     ]

@@ -1,6 +1,9 @@
 import io
 
+from pyarrow.fs import LocalFileSystem
+
 from rayft.screen import LiveLine, progress_line, summary
+from rayft.storage import Storage
 
 
 class Terminal(io.StringIO):
@@ -71,16 +74,17 @@ def test_the_summary_ends_with_the_next_command():
         "wall_s": 61.2,
         "package": "/runs/a/package",
     }
-    lines = summary(result, "/runs/a").splitlines()
+    lines = summary(result, Storage(LocalFileSystem(), "/b/a", "s3://b/a?region=x")).splitlines()
     assert "epoch 3: accuracy 0.7500" in lines[1]
     assert "test_accuracy 0.5000" in lines[2]
-    assert lines[-1].endswith("rayft predict /runs/a PICTURE")
+    assert lines[-2].endswith(" s3://b/a/report.html?region=x")
+    assert lines[-1].endswith("rayft predict s3://b/a?region=x PICTURE")
 
 
 def test_the_summary_of_a_finished_run_says_that_nothing_changed():
     result = {"name": "a", "status": "finished", "best": {"epoch": 1}, "final": {}, "num_workers": 1, "epochs": 1}
     result |= {"steps": 1, "examples_per_s": 1.0, "wall_s": 7300, "package": "p", "already_finished": True}
-    lines = summary(result, "/runs/a").splitlines()
+    lines = summary(result, Storage.open("/runs/a")).splitlines()
     assert "nothing was changed" in lines[0]
     assert lines[1].endswith("1 worker")
     assert "2 h 1 min in all" in lines[4]
