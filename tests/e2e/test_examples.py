@@ -41,8 +41,8 @@ def test_the_demo_learns_and_leaves_what_it_says(pictures):
         *("name", "status", "best", "final", "num_workers", "global_batch_size", "epochs", "steps"),
         *("examples_per_s", "wall_s", "prefix_cache", "restarts", "package"),
     }
-    files = {"config.yaml", "metrics.jsonl", "result.json", "predictions.arrow", "prefix_cache.json", "report.html"}
-    assert files | {"checkpoints", "package", "tensorboard"} == {path.name for path in run.iterdir()}
+    files = {"config.yaml", "metrics.jsonl", "log.jsonl", "result.json", "predictions.arrow", "prefix_cache.json"}
+    assert files | {"report.html", "checkpoints", "package", "tensorboard"} == {path.name for path in run.iterdir()}
     assert str(run / "package") in done.stdout
     assert "Traceback" not in done.stderr
     losses = [json.loads(line)["loss"] for line in (run / "metrics.jsonl").read_text().splitlines()]
