@@ -42,7 +42,7 @@ STRATEGIES: dict[str, dict[str, Any]] = {
     "+ SWA": {**BLOCKS, "train": {"swa": {"start_fraction": 0.5}}, "optim": {"schedule": "constant"}},
     "+ SAM 0.05": {**BLOCKS, "optim": {"sam": {"rho": 0.05}}},
     "LoRA, rank 4": {"model": {"adapter": {"kind": "lora", "rank": 4}}},
-    "biases alone": {"model": {"adapter": {"kind": "bias"}}},
+    "biases and normalisation": {"model": {"adapter": {"kind": "bias", "norm": True}}},
 }
 # 97.5 % quantiles of Student's t, by degrees of freedom.
 STUDENT = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
@@ -68,6 +68,9 @@ def main(
     ):
         jobs = {pool.submit(run, name, seed, storage): name for name, seed in left}
         for done, job in enumerate(as_completed(jobs), 1):
+            if job.exception() is not None:
+                # The other runs would go on, and nobody would note what comes of them.
+                pool.shutdown(wait=False, cancel_futures=True)
             print(f"{done}/{len(jobs)} {jobs[job]}: {job.result()}", file=sys.stderr)
             with out.open("a") as file:
                 file.write(json.dumps({"strategy": jobs[job], **job.result()}) + "\n")
