@@ -95,13 +95,12 @@ class Predictor:
 
         views, several = package.record["preprocessing"].get("tta"), package.multi_label
         self.prefix: Callable[[tf.Tensor], tf.Tensor] | None = None
-        # Traced once for every batch size, as all below.
-        self.suffix: Callable[[tf.Tensor], tf.Tensor] = _compiled(
-            lambda x: answer_views(logits, x, views, multi_label=several), images
-        )
+        self.suffix: Callable[[tf.Tensor], tf.Tensor]
         self.prefix_hash: str | None = None
-        # Behind the prefix there is no picture left to take views of.
-        if prefix is not None and views is None:
+        # Traced once for every batch size. Behind the prefix there is no picture left to take views of.
+        if prefix is None or views is not None:
+            self.suffix = _compiled(lambda x: answer_views(logits, x, views, multi_label=several), images)
+        else:
             entry = suffix.inputs[0]
             self.prefix = _compiled(lambda x: prefix(x, training=False), images)
             self.suffix = _compiled(
