@@ -23,8 +23,8 @@ demo: $(STAMP)
 	@echo "A second \`make demo\` finds the finished sweep; start anew with: $(BIN)/rayft sweep $(DEMO)/sweep.yaml --fresh"
 
 test: lint
-	$(BIN)/python -m pytest -n auto tests/unit
-	$(BIN)/python -m pytest tests/distributed tests/integration tests/e2e
+	$(BIN)/python -m pytest -n auto --durations=10 tests/unit tests/e2e/test_bad_input.py
+	$(BIN)/python -m pytest --durations=20 tests/distributed tests/integration tests/e2e --ignore=tests/e2e/test_bad_input.py
 
 # What `make test` leaves out: more of the same kind, an hour on 2 cores.
 test-full: lint

@@ -104,7 +104,8 @@ def bars(name: str, labels: Sequence[str], values: Sequence[float], *, x_label: 
         axes.invert_yaxis()
         axes.grid(visible=False, axis="y")
         axes.set_xlabel(x_label)
-        axes.margins(x=0.18)
+        # Room for the texts; without any length to show, an axis around 0 would show numbers of no meaning.
+        axes.set_xlim(0, 1.18 * max(values, default=0) or 1)
         for place, value, text in zip(places, values, texts, strict=True):
             axes.annotate(text, (value, place), (4, 0), textcoords="offset points", va="center", fontsize=9)
 

@@ -155,7 +155,8 @@ def _importance(found: Findings) -> Markup:
         alt="Importance of each field: "
         + ", ".join(f"{each.field} {each.share:.0%}" for each in found.importances)
         + ".",
-        caption="How much of the difference between trials the field explains by itself, out of sample.",
+        caption="How much of the difference between trials the field explains by itself, out of sample."
+        + ("" if any(each.share for each in found.importances) else " So few trials show none."),
     )
     return chart
 

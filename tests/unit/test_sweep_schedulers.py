@@ -4,10 +4,14 @@ from types import SimpleNamespace
 import pytest
 from ray.train import Checkpoint
 from ray.train._internal.session import _TrainingResult
+from ray.tune.execution.tune_controller import _get_max_pending_trials
 from ray.tune.experiment import Trial
+from ray.tune.search import Searcher
+from ray.tune.search.search_generator import SearchGenerator
 
 from rayft.config import parse_config
 from rayft.distributed.sweep.schedulers import bracket_order, keep_within, make_scheduler
+from rayft.distributed.sweep.tuner import tune_settings
 
 
 def config_of(scheduler, **sweep):
@@ -143,3 +147,9 @@ def test_a_population_goes_on_in_rounds_and_its_poor_ones_take_over(fails):
     assert rates[0] != 1e-4
     assert rates[living[-1]] == 10.0 ** (living[-1] - 4)
     assert [trial.config["trial"]["index"] for trial in trials] == [0, 1, 2, 3]
+
+
+def test_all_processes_of_a_sweep_start_at_once(monkeypatch):
+    for name, value in tune_settings(5).items():
+        monkeypatch.setenv(name, value)
+    assert _get_max_pending_trials(SearchGenerator(Searcher())) == 5

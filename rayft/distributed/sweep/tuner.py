@@ -39,7 +39,7 @@ def run_tuner(
     config: RunConfig, space: Space, conductor: Conductor, context: TrialContext, plan: TrialPlan, done: threading.Event
 ) -> None:
     """Run everything that the conductor hands out; sets ``done`` at the end, whatever happened."""
-    os.environ.update(TUNE_SETTINGS)
+    os.environ.update(tune_settings(plan.slots))
     # It complains of files that its own loggers, which are off, would write.
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     scratch = context.folder.run.scratch
@@ -73,6 +73,12 @@ def run_tuner(
     finally:
         reap_placement_groups()
         done.set()
+
+
+def tune_settings(slots: int) -> dict[str, str]:
+    """Return Ray Tune's settings, which are environment variables, for so many trials at once."""
+    # With a searcher of one's own, Ray Tune else starts one process after the other.
+    return {**TUNE_SETTINGS, "TUNE_MAX_PENDING_TRIALS_PG": str(slots)}
 
 
 class _OfThisProcess:
