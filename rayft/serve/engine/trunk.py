@@ -138,40 +138,50 @@ class Trunk:
         return best
 
     def _work(self) -> None:
-        idle = True
+        follows = False
         while True:
-            rows, idle = self._take(idle)
+            rows, follows = self._take(gather=follows)
             if not rows:
                 return
             self._run(rows)
             with self._changed:
                 self._free += 1
 
-    def _take(self, was_idle: bool) -> tuple[list[Row], bool]:
-        """Wait for rows and take those of the next pass; returns none at the end, and whether it had to wait."""
+    def _take(self, *, gather: bool) -> tuple[list[Row], bool]:
+        """Wait for rows and take those of the next pass.
+
+        Args:
+            gather: Wait a moment for more where there are some. Whoever comes to an idle trunk runs at once; but
+                where passes follow each other, those who were answered together come back together.
+
+        Returns:
+            The rows, none at the end; whether they were there already, so that this pass follows on another.
+        """
         with self._changed:
-            waited = False
-            while True:
+            self._drop_dead()
+            if gather:
+                self._gather()
                 self._drop_dead()
-                # Whoever comes to an idle trunk runs at once. After a pass, those who were answered together come
-                # back together, and a moment's wait makes one batch of them.
-                if self._rows and not waited and not was_idle:
-                    was_idle = True
-                    self._gather()
-                    continue
-                if self._rows:
-                    break
-                if self._closed and not self._waiting:
-                    self._changed.notify_all()
-                    return [], True
-                self._changed.wait()
-                waited = True
-            # A part for each thread that has nothing to do.
-            share = math.ceil(len(self._rows) / self._free)
-            count = min(choose_size(share, self._seconds), share)
-            self._free -= 1
-            self._waiting -= count
-            return [self._rows.popleft() for _ in range(count)], waited
+            follows = bool(self._rows)
+            return (self._pop_share() if self._wait_for_rows() else []), follows
+
+    def _wait_for_rows(self) -> bool:
+        """Return True once there are rows, False once none can come any more."""
+        while not self._rows:
+            if self._closed and not self._waiting:
+                self._changed.notify_all()
+                return False
+            self._changed.wait()
+            self._drop_dead()
+        return True
+
+    def _pop_share(self) -> list[Row]:
+        """Take the rows that are this thread's: a part for each thread that has nothing to do."""
+        share = math.ceil(len(self._rows) / self._free)
+        count = min(choose_size(share, self._seconds), share)
+        self._free -= 1
+        self._waiting -= count
+        return [self._rows.popleft() for _ in range(count)]
 
     def _gather(self) -> None:
         """Wait a moment for pictures that are being decoded, where a larger batch makes each of them cheaper."""
