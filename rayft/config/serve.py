@@ -27,6 +27,13 @@ class BatchingConfig(Section):
     max_queue: int = Field(
         256, ge=1, le=100_000, description="Most pictures that wait for a pass in one replica; past it, 429."
     )
+    passes: int | None = Field(
+        None,
+        ge=1,
+        le=64,
+        description="Passes of a network at once, among which the replica's CPUs are divided. Empty: one for each CPU, "
+        "up to 4; on a GPU one.",
+    )
 
 
 class AutoscaleConfig(Section):
@@ -94,8 +101,8 @@ class ServeConfig(Section):
         None,
         gt=0,
         le=1024,
-        description="CPUs of a replica; TensorFlow uses as many threads. Empty: this machine's, shared by the "
-        "replicas; 1 on a cluster.",
+        description="CPUs of a replica, for its passes and decoding. Empty: this machine's, shared by the replicas; "
+        "1 on a cluster.",
     )
     gpus_per_replica: float = Field(0.0, ge=0, le=1, description="GPUs of a replica; a share lets several use one.")
     batching: BatchingConfig = Field(BatchingConfig(), description="Batches and the queue.")

@@ -15,6 +15,7 @@ from rayft.config import ServeConfig
 from rayft.distributed.devices import DevicePlan, set_up_tensorflow
 from rayft.errors import ConfigError
 from rayft.serve.contract import ServedModel
+from rayft.serve.engine.share import passes_at_once, threads_of_a_pass
 
 if TYPE_CHECKING:
     from rayft.serve.engine.engine import BatchingEngine
@@ -83,8 +84,7 @@ class Replica:
     def _load(self) -> tuple[BatchingEngine, Watch, Metrics]:
         config = self._config
         self._say("loading", models=", ".join(config.models))
-        threads = max(1, math.floor(config.cpus_per_replica or 1))
-        set_up_tensorflow(DevicePlan(threads, threads + 1, "RING", config.gpus_per_replica > 0))
+        set_up_tensorflow(plan_replica(config))
         from rayft.serve.engine.metrics import Metrics, prepare
 
         prepare(self._metrics_folder)
@@ -95,10 +95,22 @@ class Replica:
 
         sources = find_sources(config.models, config.registry)
         names = [source.name for source in sources]
-        engine = BatchingEngine(names, config.batching, threads=threads, observer=metrics)
+        engine = BatchingEngine(names, config.batching, threads=_whole_cpus(config), observer=metrics)
         watch = Watch(engine, sources, _Told(metrics, self._say), config.poll_s)
         watch.load_all()
         return engine, watch, metrics
+
+
+def plan_replica(config: ServeConfig) -> DevicePlan:
+    """Decide the threads of TensorFlow in a replica."""
+    cpus, on_gpu = _whole_cpus(config), config.gpus_per_replica > 0
+    passes = passes_at_once(cpus, on_gpu=on_gpu, asked=config.batching.passes)
+    # Besides the passes, as many pictures may be decoded as there are CPUs, and a new version be tried.
+    return DevicePlan(threads_of_a_pass(cpus, passes), passes + cpus + 1, "RING", on_gpu)
+
+
+def _whole_cpus(config: ServeConfig) -> int:
+    return max(1, math.floor(config.cpus_per_replica or 1))
 
 
 def _log_requests(path: Path) -> None:

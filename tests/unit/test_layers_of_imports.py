@@ -35,6 +35,7 @@ LAYERS = {
     "rayft.serve.engine.ladder": PLAIN,
     "rayft.serve.engine.metrics": PLAIN,
     "rayft.serve.engine.observe": PLAIN,
+    "rayft.serve.engine.share": PLAIN,
     "rayft.serve.engine.source": PLAIN,
     "rayft.serve.evaluate": TENSORFLOW,
     "rayft.serve.predictor": TENSORFLOW,

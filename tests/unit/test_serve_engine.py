@@ -19,6 +19,7 @@ from rayft.serve.engine.ladder import choose_size, ladder, padded_size
 from rayft.serve.engine.load import load_engine
 from rayft.serve.engine.open import open_source
 from rayft.serve.engine.request import Request, Row
+from rayft.serve.engine.share import passes_at_once, threads_of_a_pass
 from rayft.serve.engine.source import find_sources
 
 PICTURES = [noise(seed) for seed in range(20, 40)]
@@ -322,6 +323,30 @@ def test_answers_with_several_threads_are_those_of_the_predictor(packages):
     assert engine.in_flight == 0
     assert_empty(engine)
     engine.close()
+
+
+@pytest.mark.parametrize(
+    ("cpus", "on_gpu", "asked", "expected"),
+    [
+        (1, False, None, (1, 1)),
+        (2, False, None, (2, 1)),
+        (6, False, None, (4, 2)),
+        (16, False, None, (4, 4)),
+        (16, True, None, (1, 16)),
+        (16, False, 1, (1, 16)),
+        (2, False, 3, (3, 1)),
+    ],
+)
+def test_passes_divide_the_cpus_among_them(cpus, on_gpu, asked, expected):
+    passes = passes_at_once(cpus, on_gpu=on_gpu, asked=asked)
+    assert (passes, threads_of_a_pass(cpus, passes)) == expected
+
+
+def test_a_trunk_has_a_thread_for_each_pass_that_the_settings_ask_for(packages):
+    for asked, there in ((None, 2), (1, 1)):
+        engine = load_engine([str(packages["one"])], batching=BatchingConfig(max_batch_size=1, passes=asked), threads=2)
+        assert len(engine._members["one"][1]._threads) == there
+        engine.close()
 
 
 def test_two_models_of_one_name_are_refused(packages):

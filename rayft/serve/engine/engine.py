@@ -19,6 +19,7 @@ from rayft.serve.engine.decode import check_decoded, decode_encoded
 from rayft.serve.engine.explain import HeatMap, build_heat_map, explain
 from rayft.serve.engine.observe import Observer, Silence
 from rayft.serve.engine.request import Member, Request, Row, too_late
+from rayft.serve.engine.share import passes_at_once
 from rayft.serve.engine.trunk import Trunk
 from rayft.serve.predictor import Predictor
 from rayft.serve.wire.json_text import shown
@@ -26,7 +27,6 @@ from rayft.serve.wire.json_text import shown
 # So many passes in a row fail only where the process, or its device, is broken.
 _MAX_FAILURES = 3
 _MAX_EXPLAINED = 4
-_MAX_PASSES = 4
 
 
 class BatchingEngine:
@@ -37,7 +37,7 @@ class BatchingEngine:
     Args:
         names: Models that must be installed before it is ready, in the order in which they are listed.
         batching: Bounds of batches and queues.
-        threads: Pictures decoded at once, and on a CPU passes of a trunk up to four.
+        threads: CPUs to use: pictures decoded at once; passes at once follow from it where ``batching`` is silent.
         observer: Hears of passes, answers and refusals.
     """
 
@@ -52,8 +52,8 @@ class BatchingEngine:
         self._names = tuple(names)
         self._batching = batching or BatchingConfig()
         self._observer = observer or Silence()
-        # Each holds the activations of a batch. A GPU runs one after the other in any case.
-        self._passes = 1 if tf.config.list_logical_devices("GPU") else min(threads, _MAX_PASSES)
+        on_gpu = bool(tf.config.list_logical_devices("GPU"))
+        self._passes = passes_at_once(threads, on_gpu=on_gpu, asked=self._batching.passes)
         self._decoders = ThreadPoolExecutor(threads, thread_name_prefix="rayft-decode")
         # One thread: heat maps must not take the cores from answers.
         self._explainer = ThreadPoolExecutor(1, thread_name_prefix="rayft-explain")
