@@ -123,6 +123,10 @@ class ServeConfig(Section):
     def _ports_differ(self) -> ServeConfig:
         if self.port and self.port == self.grpc_port:
             raise ValueError(f"grpc_port is {self.grpc_port}, as port is; each protocol needs a port of its own")
+        for field in ("port", "grpc_port") if self.address is not None else ():
+            # Each replica would take another one, and nobody would know which.
+            if getattr(self, field) == 0:
+                raise ValueError(f"{field} is 0 with an address; on a cluster the replicas need one port that is known")
         if self.autoscale is not None and self.replicas != 1:
             raise ValueError(
                 f"replicas is {self.replicas} with autoscale; leave it out, autoscale.min_replicas is the start"

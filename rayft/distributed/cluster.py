@@ -18,6 +18,7 @@ from rayft.config import ClusterConfig
 from rayft.credentials import ensure_token, find_token, token_required
 from rayft.distributed.signals import SIGNAL_LAG_S, kept_signals
 from rayft.errors import ClusterError, RayftError, RunFailed, RunInterrupted
+from rayft.quiet import native_words
 
 _ANSWER_S = 10.0
 
@@ -41,8 +42,10 @@ def connect(config: ClusterConfig, metrics_port: int | None = None) -> Iterator[
     else:
         _require_answer(config.address)
         _require_token(config.address)
+    words: list[str] = []
     try:
-        with kept_signals():
+        # An embedded Ray has nothing to say here.
+        with kept_signals(), contextlib.nullcontext(words) if config.address is None else native_words() as words:
             ray.init(
                 address=config.address or "local",
                 include_dashboard=False if config.address is None else None,
@@ -55,7 +58,11 @@ def connect(config: ClusterConfig, metrics_port: int | None = None) -> Iterator[
         # What Ray's own handler of SIGTERM makes of it.
         raise RunInterrupted("Ended by SIGTERM while Ray started.", "Run the same command again.") from None
     except (ConnectionError, ValueError, OSError) as error:
+        if "InvalidAuthToken" in "".join(words):
+            raise _other_token(config.address) from None
+        print("".join(words), end="", file=sys.stderr)
         raise _unreachable(config.address, str(error).splitlines()[0]) from None
+    print("".join(words), end="", file=sys.stderr)
     code = RunFailed.exit_code
     try:
         if config.address is not None:
@@ -71,7 +78,7 @@ def connect(config: ClusterConfig, metrics_port: int | None = None) -> Iterator[
             time.sleep(0.1)
         raise
     finally:
-        if has_ended():
+        if has_ended() or not answers(config.address):
             # To ask it would take a minute, after which Ray ends this process without a word.
             atexit.unregister(ray.shutdown)
             atexit.register(_end_at_once, code)
@@ -83,6 +90,15 @@ def has_ended() -> bool:
     """Whether the embedded Ray of this process has lost a process of its own, without which it can do nothing."""
     node = ray._private.worker._global_node
     return node is not None and any(kind in ("gcs_server", "raylet") for kind, _ in node.dead_processes())
+
+
+def answers(address: str | None) -> bool:
+    """Whether somebody listens at the address of a standing cluster; True where it cannot be told."""
+    try:
+        _require_answer(address or "")
+    except ClusterError:
+        return False
+    return True
 
 
 def _end_at_once(code: int) -> None:
@@ -101,6 +117,16 @@ def _require_token(address: str) -> None:
             "Put what `ray get-auth-token` prints on its head node into ~/.ray/auth_token, mode 0600, or name the file "
             "in RAY_AUTH_TOKEN_PATH. Set RAY_AUTH_MODE=disabled for a cluster that asks for none.",
         )
+
+
+def _other_token(address: str | None) -> ClusterError:
+    found = find_token()
+    given = "no token" if found is None or not token_required() else f"the token of {found[1]}"
+    return ClusterError(
+        f"The Ray cluster at cluster.address {address!r} refuses {given}.",
+        "Put what `ray get-auth-token` prints on its head node there, or name its file in RAY_AUTH_TOKEN_PATH; with "
+        "RAY_AUTH_MODE=disabled no token is sent.",
+    )
 
 
 def metrics_address() -> str | None:

@@ -6,6 +6,7 @@ them, looks after them, and ends them.
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from ray.serve.config import AutoscalingConfig, AutoscalingPolicy
 
 from rayft.config import ServeConfig, check_section
 from rayft.serve.bulletin import Bulletin
+from rayft.serve.owner import Owner
 from rayft.serve.replica import Replica
 from rayft.serve.scale import PICTURES
 
@@ -31,12 +33,16 @@ class Endpoint:
     Args:
         settings: The dumped ServeConfig.
         topic: Of the board where events go; None tells nobody.
+        job: Ray job of the command that it belongs to; None for no command.
     """
 
-    async def __init__(self, settings: dict[str, Any], topic: str | None = None) -> None:  # type: ignore[misc]
+    async def __init__(  # type: ignore[misc]
+        self, settings: dict[str, Any], topic: str | None = None, job: str | None = None
+    ) -> None:
         config = ServeConfig.model_validate(settings)
         bulletin = None if topic is None else Bulletin(topic)
         self._replica = Replica(config, _metrics_folder(config), _silent if bulletin is None else bulletin.say)
+        self._owner = None if job is None else Owner(job)
         self._stopped = False
         try:
             await self._replica.start()
@@ -48,6 +54,8 @@ class Endpoint:
     async def check_health(self) -> None:
         """Raise where Serve should start another replica in the place of this one."""
         self._replica.check()
+        if self._owner is not None:
+            await asyncio.to_thread(self._owner.look)
 
     async def record_autoscaling_stats(self) -> dict[str, float]:
         """Tell Serve how much there is to do."""
@@ -71,7 +79,7 @@ def build(settings: dict[str, Any]) -> serve.Application:
     Raises:
         ConfigError: A setting is not allowed.
     """
-    topic = settings.pop("topic", None)
+    topic, job = settings.pop("topic", None), settings.pop("job", None)
     config = check_section(ServeConfig, settings)
     scaling: dict[str, Any] = {"num_replicas": config.replicas}
     if config.autoscale is not None:
@@ -102,7 +110,7 @@ def build(settings: dict[str, Any]) -> serve.Application:
         logging_config={"log_level": "ERROR", "enable_access_log": False},
         **scaling,
     )(Endpoint)
-    return deployment.bind(config.model_dump(mode="json"), topic)
+    return deployment.bind(config.model_dump(mode="json"), topic, job)
 
 
 def _metrics_folder(config: ServeConfig) -> Path:

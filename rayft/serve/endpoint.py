@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rayft.config import ClusterConfig, ServeConfig
-from rayft.distributed.cluster import connect, embedded_resources
+from rayft.distributed.cluster import answers, connect, embedded_resources
 from rayft.errors import ClusterError, RunFailed
 from rayft.serve.bulletin import Bulletin, error_of
 from rayft.serve.declare import APP_NAME
@@ -23,6 +23,11 @@ from rayft.storage import Storage
 # Receives an event with its facts: ray, connected, loading, serves, stays, ready, failed.
 OnEvent = Callable[[dict[str, Any]], None]
 _POLL_S = 0.2
+# Asking Serve costs its controller, and this process, some milliseconds of a core that replicas could use.
+_STATUS_S = 1.0
+# A head that is started anew answers again within so long. Ray itself would wait for a minute in whatever is asked of
+# it, and then end this process.
+_PATIENCE_S = 20.0
 # What a stop takes besides the drain.
 _END_S = 20.0
 
@@ -40,6 +45,8 @@ class Deployed:
         self.models: list[dict[str, Any]] = []
         self._bulletin, self._on_event = bulletin, on_event
         self._ready: set[str] = set()
+        self._ask_at = 0.0
+        self._answered_at = time.monotonic()
 
     def wait(self, stopped: Callable[[], bool]) -> bool:
         """Return once every replica is ready, or False once ``stopped`` says so.
@@ -72,11 +79,12 @@ class Deployed:
         """Pass events on until ``stopped`` says so.
 
         Raises:
-            RunFailed: Ray Serve has given up.
+            RunFailed: Ray Serve has given up, or the cluster is gone.
         """
         while not stopped():
-            self.look()
-            self._require_life()
+            if time.monotonic() >= self._ask_at and self._cluster_answers():
+                self.look()
+                self._require_life()
             time.sleep(_POLL_S)
 
     @property
@@ -89,9 +97,25 @@ class Deployed:
         """Where gRPC answers."""
         return None if self.config.grpc_port is None else f"{_in_url(self.config.host)}:{self.config.grpc_port}"
 
+    def _cluster_answers(self) -> bool:
+        """Whether a standing cluster may be asked now."""
+        now = time.monotonic()
+        if answers(self.config.address):
+            self._answered_at = now
+            return True
+        if now - self._answered_at > _PATIENCE_S:
+            raise RunFailed(
+                f"The Ray cluster at {self.config.address} has not answered for {_PATIENCE_S:.0f} s.",
+                "See whether its head runs, and start the endpoint again.",
+            )
+        return False
+
     def _require_life(self) -> None:
+        if time.monotonic() < self._ask_at:
+            return
         from ray import serve
 
+        self._ask_at = time.monotonic() + _STATUS_S
         application = serve.status().applications.get(APP_NAME)
         if application is not None and application.status in ("DEPLOY_FAILED", "DELETING"):
             for event in self._bulletin.read():
@@ -119,6 +143,7 @@ def deployed(config: ServeConfig, on_event: OnEvent = lambda event: None) -> Ite
         stack.enter_context(connect(ClusterConfig(address=config.address, cpus_per_worker=0.01)))
         on_event({"event": "connected"})
         # Not before: its import settles that this process has no token, while an embedded Ray asks for one.
+        import ray
         from ray import serve
 
         from rayft.serve.app import build
@@ -132,7 +157,9 @@ def deployed(config: ServeConfig, on_event: OnEvent = lambda event: None) -> Ite
                 f"The cluster at {config.address} has an endpoint already.", "Stop it first, with `serve shutdown`."
             )
         stack.callback(_end, config)
-        application = build({**config.model_dump(mode="json"), "topic": topic})
+        # An embedded Ray ends with this process in any case.
+        job = None if config.address is None else ray.get_runtime_context().get_job_id()
+        application = build({**config.model_dump(mode="json"), "topic": topic, "job": job})
         target = serve.RunTarget(application, name=APP_NAME, route_prefix=None)
         serve.run_many([target], wait_for_applications_running=False)
         yield Deployed(config, Bulletin(topic), on_event)
@@ -140,6 +167,8 @@ def deployed(config: ServeConfig, on_event: OnEvent = lambda event: None) -> Ite
 
 def _end(config: ServeConfig) -> None:
     """Take the endpoint away, once its replicas have drained; Serve as well where nothing else is on a cluster."""
+    if not answers(config.address):
+        return
     from ray import serve
 
     serve.delete(APP_NAME, _blocking=False)

@@ -52,6 +52,7 @@ LAYERS = {
     "rayft.serve.bulletin": RAY,
     "rayft.serve.declare": PLAIN,
     "rayft.serve.endpoint": RAY,
+    "rayft.serve.owner": RAY,
     "rayft.serve.replica": RAY,
     "rayft.serve.scale": PLAIN,
     "rayft.api": RAY,

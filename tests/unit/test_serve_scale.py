@@ -29,3 +29,10 @@ def test_replicas_follow_the_pictures_that_they_hold(held, wanted):
 )
 def test_passes_of_a_replica_divide_its_cpus(given, expected):
     assert plan_replica(ServeConfig.model_validate({"models": ["zoo"], **given})) == expected
+
+
+@pytest.mark.parametrize("field", ["port", "grpc_port"])
+def test_replicas_of_a_cluster_need_a_port_that_is_known(field):
+    with pytest.raises(ValueError, match=f"{field} is 0 with an address"):
+        ServeConfig.model_validate({"models": ["zoo"], "address": "10.0.0.1:6379", field: 0})
+    ServeConfig.model_validate({"models": ["zoo"], field: 0})
