@@ -309,6 +309,59 @@ async def _pushed(engine, trunk, count):
     return request
 
 
+def test_only_a_pass_that_follows_on_others_waits_for_pictures_that_are_being_decoded(packages, monkeypatch):
+    bounds = BatchingConfig(max_batch_size=2, max_wait_ms=1000)
+    engine = load_engine([str(packages["one"])], batching=bounds)
+    trunk = engine._members["one"][1]
+    inner, sizes, turns = trunk._prefix, [], threading.Semaphore(0)
+    gather, after = trunk._gather, []
+
+    def gathering():
+        after.append(len(sizes))
+        gather()
+
+    def prefix(x):
+        sizes.append(int(x.shape[0]))
+        assert turns.acquire(timeout=30)
+        return inner(x)
+
+    def wait_for_pass(number):
+        end = time.monotonic() + 30
+        while len(sizes) < number:
+            assert time.monotonic() < end
+            time.sleep(0.005)
+
+    async def one_by_one():
+        loop = asyncio.get_running_loop()
+        request = Request(
+            engine._members["one"][0], np.zeros((4, 3), np.float32), soon(), loop.create_future(), loop, 4
+        )
+        image = np.zeros((*SIZE, 3), np.float32)
+        # All are let in, and come one after the other, as from the threads that decode them.
+        trunk.admit(4)
+        for index in range(2):
+            trunk.push(Row(request, index, image))
+            if index:
+                turns.release()
+            wait_for_pass(index + 1)
+        trunk.push(Row(request, 2, image))
+        turns.release()
+        time.sleep(0.2)
+        trunk.push(Row(request, 3, image))
+        wait_for_pass(3)
+        turns.release()
+        await request.future
+
+    monkeypatch.setattr(trunk, "_prefix", prefix)
+    monkeypatch.setattr(trunk, "_gather", gathering)
+    # Two cost as one.
+    trunk._seconds = {1: 1.0, 2: 1.0}
+    asyncio.run(one_by_one())
+    engine.close()
+    assert sizes == [1, 1, 2]
+    assert after[0] == 2
+
+
 def test_answers_with_several_threads_are_those_of_the_predictor(packages):
     engine = load_engine([str(packages["one"])], batching=BatchingConfig(max_batch_size=4), threads=3)
 
