@@ -6,11 +6,12 @@ import contextlib
 import io
 import json
 import secrets
+import signal
 import sys
 import time
 import urllib.request
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from subprocess import Popen
 
@@ -32,6 +33,8 @@ _AGENT_PORTS = {
     "metrics-export": 52367,
     "runtime-env-agent": 52368,
 }
+# On a loaded machine a node may give up its start, which Ray allows 30 s.
+_STARTS = 5
 # Otherwise the driver's host starts a Python process for each CPU that it claims to have.
 _SPARING = {"RAY_prestart_worker_first_driver": "0"}
 
@@ -84,12 +87,25 @@ class Cluster:
         """Start Ray on hosts, the first of a cluster as its head; returns what it said on each."""
         if not self.hosts:
             first, *hosts = hosts
-            said = [self._wait(first, self._start_ray(first, "--head", f"--port={GCS_PORT}", cpus=cpus), check)]
-            self.hosts.append(first)
+            said = self._start([first], "--head", f"--port={GCS_PORT}", cpus=cpus, check=check)
             return said + (self.join(*hosts, cpus=cpus, check=check) if hosts else [])
-        starting = [(host, self._start_ray(host, f"--address={self.address}", cpus=cpus)) for host in hosts]
-        said = [self._wait(host, process, check) for host, process in starting]
-        self.hosts.extend(host for host, process in starting if process.returncode == 0)
+        return self._start(hosts, f"--address={self.address}", cpus=cpus, check=check)
+
+    def _start(self, hosts: Sequence[Host], *where: str, cpus: int | None, check: bool) -> list[str]:
+        starting = [(host, self._start_ray(host, *where, cpus=cpus)) for host in hosts]
+        said = []
+        for host, process in starting:
+            for left in range(_STARTS - 1, -1, -1):
+                code = process.wait(PATIENCE_S)
+                text = host.file("ray.txt").read_text()
+                if code == 0 or not check:
+                    break
+                assert left, f"{host.name}: {text}"
+                host.signal("", signal.SIGKILL)
+                process = self._start_ray(host, *where, cpus=cpus)
+            said.append(text)
+            if code == 0:
+                self.hosts.append(host)
         return said
 
     def _start_ray(self, host: Host, *where: str, cpus: int | None) -> Popen:
@@ -101,13 +117,6 @@ class Cluster:
             options += [f"--temp-dir={host.home}/ray", "--include-dashboard=false"]
         words = ["-m", "ray.scripts.scripts", "start", *where, *options]
         return host.start(sys.executable, *words, out=host.file("ray.txt"))
-
-    @staticmethod
-    def _wait(host: Host, process: Popen, check: bool) -> str:
-        process.wait(PATIENCE_S)
-        said = host.file("ray.txt").read_text()
-        assert not check or process.returncode == 0, f"{host.name}: {said}"
-        return said
 
     def fail_store(self, seconds: float) -> None:
         """Let the store answer 503 for so long."""

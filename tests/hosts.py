@@ -26,7 +26,7 @@ from slow_wire import enter_network
 
 T = TypeVar("T")
 HERE = Path(__file__).parent
-PATIENCE_S = 240
+PATIENCE_S = 900
 _TOOLS = ("ip", "tc", "unshare", "nsenter", "setpriv", "mount")
 # The first process of a host. It ignores its children, so that the kernel reaps those that it inherits.
 _INIT = """
