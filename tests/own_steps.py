@@ -18,6 +18,8 @@ GATE = 60
 STEP_S = 0.04
 # Seconds of a step instead.
 PACE = Path("pace.txt")
+# The last step that may be taken for now.
+LIMIT = Path("limit.txt")
 
 
 def watched(task, batch):
@@ -67,6 +69,8 @@ def _rank() -> int:
 
 
 def _note(step: np.ndarray) -> np.ndarray:
+    while LIMIT.exists() and int(LIMIT.read_text() or -1) < step:
+        time.sleep(0.02)
     rank = _rank()
     with STEPS.open("a") as file:
         file.write(f"{time.time()} {rank} {os.getpid()} {step}\n")

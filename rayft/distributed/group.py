@@ -18,6 +18,7 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
 from ray.train.tensorflow import TensorflowTrainer
 from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from rayft.config import ClusterConfig
 from rayft.distributed.backend import WorkersOfTensorflow
@@ -68,7 +69,7 @@ def run_group(
         RunFailed: Workers failed more often than allowed.
         RunInterrupted: A signal ended the run.
     """
-    monitor: Any = Monitor.remote()  # type: ignore[attr-defined]
+    monitor = _start_monitor()
     trainer = _Trainer(
         function,
         tensorflow_config=WorkersOfTensorflow(),
@@ -156,6 +157,16 @@ class _Trainer(TensorflowTrainer):
     def _create_default_callbacks(self) -> list[Any]:
         left_out = (DatasetsCallback, PlacementGroupCleanerCallback)
         return [each for each in super()._create_default_callbacks() if not isinstance(each, left_out)]
+
+
+def _start_monitor() -> Any:
+    """Start the monitor on this process's own machine.
+
+    Ray would draw one by lot. The loss of a worker's machine could then end the run; and workers whose driver is lost
+    with its machine could write on beside those of the next driver, where they now wait for an answer until they end.
+    """
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return Monitor.options(scheduling_strategy=here).remote()  # type: ignore[attr-defined]
 
 
 def _resources(cluster: ClusterConfig) -> dict[str, float]:
