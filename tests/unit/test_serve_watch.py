@@ -1,5 +1,7 @@
 import dataclasses
+import gc
 import time
+import weakref
 
 import numpy as np
 import pytest
@@ -82,6 +84,26 @@ def test_a_promotion_a_bad_one_and_a_rollback_are_followed(shelf):
     served = engine.find("zoo")
     assert (served.version, served.aliases, served.problem) == ("2", ("champion",), None)
     engine.close()
+
+
+def test_a_version_that_has_left_leaves_the_memory_also_where_the_collector_was_told_to_pass_it_by(shelf):
+    shelf.promote(shelf.find("zoo@1"), "champion")
+    watch = watch_of(shelf)
+    watch.load_all()
+    left = weakref.ref(watch.engine._members["zoo"][0].predictor.parts[1])
+    # As Ray Serve does once a replica has started.
+    gc.collect()
+    gc.freeze()
+    try:
+        shelf.promote(shelf.find("zoo@2"), "champion")
+        watch.look()
+        assert watch.engine.find("zoo").version == "2"
+        watch.look()
+        assert left() is None
+        assert gc.get_freeze_count() > 0
+    finally:
+        gc.unfreeze()
+        watch.engine.close()
 
 
 def test_an_alias_of_the_served_version_shows(shelf):

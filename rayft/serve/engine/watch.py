@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import threading
 import time
@@ -57,6 +58,7 @@ class Watch:
     _failures: dict[str, _Failure] = field(default_factory=dict)
     _stop: threading.Event = field(default_factory=threading.Event)
     _thread: threading.Thread | None = None
+    _has_left: bool = False
 
     def load_all(self) -> None:
         """Install every model; a registered one that cannot be falls back to what its alias led to before.
@@ -84,6 +86,10 @@ class Watch:
 
     def look(self) -> None:
         """Compare every model with the registry once, and install what has moved."""
+        if self._has_left:
+            # Not at the swap: requests that came before it still hold the version.
+            _free_what_has_left()
+            self._has_left = False
         for source in self.sources:
             if source.registry is None:
                 continue
@@ -139,6 +145,7 @@ class Watch:
         served, predictor = open_source(source, version)
         self.engine.install(served, predictor)
         self._failures.pop(source.name, None)
+        self._has_left |= before is not None
         self.observer.swapped(before, served)
         _log.info("%s serves version %s after %.1f s", served.name, served.version, time.monotonic() - started)
 
@@ -158,3 +165,12 @@ class Watch:
             # A fault of ours must not end the watch for good.
             except Exception:
                 _log.exception("A look at the registry failed")
+
+
+def _free_what_has_left() -> None:
+    """Collect the version that has left; Ray Serve froze what was there when the replica had started, this one too."""
+    frozen = gc.get_freeze_count() > 0
+    gc.unfreeze()
+    gc.collect()
+    if frozen:
+        gc.freeze()
