@@ -28,8 +28,8 @@ PLACES = [
     "on your own machine",
     "on your own machine",
 ]
-# Names come from /etc/hosts. This machine's DNS server cannot be reached from a host, and who asks it waits; nobody does
-# where it refuses at once.
+# Names come from /etc/hosts. This machine's DNS server cannot be reached from a host, and who asks it waits; not where
+# it refuses at once.
 NO_DNS = "echo nameserver 127.0.0.1 > resolv.conf && mount --bind resolv.conf /etc/resolv.conf"
 # A folder with such an environment already: its own is then not made.
 READY = "RAYFT_STRANGER_CHECKOUT"

@@ -21,6 +21,7 @@ NOT_RUN = {
     "README.md": 2,
     "docs/deploy.md": 5,
     "docs/endpoint.md": 3,
+    "docs/faults.md": 1,
     "docs/jobs.md": 5,
     "docs/observability.md": 1,
     "docs/serving.md": 2,
