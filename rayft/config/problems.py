@@ -54,7 +54,8 @@ def describe_problem(problem: Any, raw: Any, section: type[BaseModel]) -> str:
         known = list(section.model_fields)
         near = difflib.get_close_matches(path[-1], known, n=1, cutoff=0.5)
         return f"{where}: unknown key; " + (f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}.")
-    if problem["type"] == "missing":
+    # Of a list of fixed length that is too short, an item is missing; the field is there.
+    if problem["type"] == "missing" and value is None:
         return f"{where}: is required."
     if problem["type"] == PASSWORD:
         return f"{where}: {show_value(value)} holds a password, which would be written into the run's folder. {ADVICE}"

@@ -48,7 +48,7 @@ def check_places(places: Sequence[tuple[str, str]]) -> list[str]:
         if not os.path.isabs(os.path.expanduser(place)) or place.startswith("~"):
             raise ConfigError(
                 f"{field} is {place!r}, a path of this machine; the cluster's nodes are others.",
-                f"Give a URI that they reach, such as s3://bucket/folder, or the absolute path of a file system that "
-                f"every node mounts: --set {field}=... ",
+                "Give a URI that they reach, such as s3://bucket/folder, or the absolute path of a file system that "
+                "every node mounts.",
             )
     return [f"{field} is {place}: every node must have it mounted there." for field, place in local]

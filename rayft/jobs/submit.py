@@ -56,6 +56,19 @@ class Request:
     driver_cpus: float = 0.0
     stop_within_s: int = STOP_WITHIN_S
 
+    def __post_init__(self) -> None:
+        """Refuse what only an embedded Ray has.
+
+        Raises:
+            ConfigError: The config gives a port for metrics, which the cluster's nodes have already.
+        """
+        if self.config is not None and (port := self.config.track.metrics_port) is not None:
+            raise ConfigError(
+                f"track.metrics_port is {port}; a job runs on a cluster, whose nodes have ports of their own "
+                "(ray start --metrics-export-port).",
+                "Leave it out: --set track.metrics_port=null",
+            )
+
     @property
     def run(self) -> str:
         """Name of the run."""

@@ -39,6 +39,23 @@ def test_a_token_is_made_once_and_readable_to_its_owner_alone(home):
     assert [each.name for each in path.parent.iterdir()] == ["auth_token"]
 
 
+def test_a_token_is_never_readable_to_others_not_even_before_it_has_its_name(home, monkeypatch):
+    # find_token closes a file that was left open, so the mode at the end says nothing of the one at the start.
+    link, seen = os.link, []
+
+    def looked_at(source, target):
+        seen.append((len(Path(source).read_text()), mode(Path(source))))
+        link(source, target)
+
+    monkeypatch.setattr(os, "link", looked_at)
+    mask = os.umask(0)
+    try:
+        ensure_token()
+    finally:
+        os.umask(mask)
+    assert seen == [(64, 0o600)]
+
+
 def test_many_that_start_at_once_take_one_token(home):
     code = "from rayft.credentials import *; ensure_token(); print(find_token()[0])"
     started = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(6)]

@@ -51,6 +51,17 @@ def test_an_address_where_nobody_listens_is_refused_at_once():
             pytest.fail("it connected")
 
 
+def test_a_port_for_metrics_that_is_taken_is_refused_before_ray_starts():
+    with socket.create_server(("", 0)) as taken:
+        port = taken.getsockname()[1]
+        with (
+            pytest.raises(ClusterError, match=f"track.metrics_port is {port}: Address already in use") as error,
+            connect(ClusterConfig(workers=1), port),
+        ):
+            pytest.fail("it started")
+    assert error.value.args[1] == "Choose another port, or leave it out for a free one."
+
+
 def test_what_starts_a_group_of_workers_loads_no_tensorflow():
     # Ray's controller unpickles these; TensorflowConfig of Ray's own would cost it three seconds.
     names = ("backend", "monitor", "worker")

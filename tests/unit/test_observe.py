@@ -22,6 +22,8 @@ from rayft.storage import Storage
 from rayft.sweep.watch import SweepWatch
 
 PAGE = Path(__file__).parents[2] / "docs" / "observability.md"
+STEPS_ALLOWED = r"allowed: a list \[a whole number from 0, a whole number from 1\] or nothing\."
+PORTS_ALLOWED = r"allowed: a whole number from 1024, up to 65535 or nothing\."
 UNITS = {"seconds": "_seconds", "bytes": "_bytes", "examples/s": "_per_second"}
 
 
@@ -228,9 +230,16 @@ def test_a_sweep_tells_its_trials_as_they_change(tmp_path):
     ("changes", "words"),
     [
         ({"train": {"profile": [20, 10]}}, r"profile is \[20, 10\]; the second step comes after the first"),
-        ({"train": {"profile": [0, 5000]}}, "at most 1,000 steps"),
-        ({"train": {"profile": [-1, 5]}}, "train.profile: got"),
-        ({"track": {"metrics_port": 80}}, "a whole number from 1024, up to 65535"),
+        ({"train": {"profile": [7, 7]}}, r"profile is \[7, 7\]; the second step comes after the first"),
+        ({"train": {"profile": [0, 1001]}}, r"profile is \[0, 1001\]; .*at most 1,000 steps"),
+        *(
+            ({"train": {"profile": value}}, rf"train\.profile: got {re.escape(json.dumps(value))}; {STEPS_ALLOWED}")
+            for value in ([-1, 5], ["a", 5], [1.5, 3], [5], [], [1, 2, 3], 7, "10-20")
+        ),
+        *(
+            ({"track": {"metrics_port": value}}, rf"track\.metrics_port: got {json.dumps(value)}; {PORTS_ALLOWED}")
+            for value in (80, 1023, 65536, -1, 9400.5, "abc", True)
+        ),
         (
             {"track": {"metrics_port": 9400}, "cluster": {"address": "10.0.0.1:6379"}},
             "track.metrics_port is 9400 and cluster.address is 10.0.0.1:6379",
@@ -238,5 +247,26 @@ def test_a_sweep_tells_its_trials_as_they_change(tmp_path):
     ],
 )
 def test_settings_that_cannot_be_are_refused(changes, words):
-    with pytest.raises(ConfigError, match=words):
+    with pytest.raises(ConfigError, match=words) as error:
         parse_config({"data": {"source": "x"}, **changes})
+    assert "--set" in error.value.args[1]
+
+
+@pytest.mark.parametrize(
+    ("setting", "shown"),
+    [
+        ("train.profile=10-20", rf'error: train\.profile: got "10-20"; {STEPS_ALLOWED}'),
+        ("train.profile=[20, 10]", r"error: train: profile is \[20, 10\]; the second step comes after the first"),
+        ("track.metrics_port=abc", rf'error: track\.metrics_port: got "abc"; {PORTS_ALLOWED}'),
+        ("track.metrics_port=80", rf"error: track\.metrics_port: got 80; {PORTS_ALLOWED}"),
+    ],
+)
+@pytest.mark.parametrize("command", ["train", "sweep"])
+def test_wrong_words_on_the_command_line_end_it_with_2(command, setting, shown, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "config.yaml").write_text("data: {source: x}\n")
+    assert cli.main([command, "config.yaml", "--set", setting]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 2, lines
+    assert re.match(shown, lines[0])
+    assert lines[1].startswith("fix: Correct it")
