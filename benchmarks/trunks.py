@@ -8,17 +8,19 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import IO, Any
 
 import numpy as np
 
-SECONDS = 10
-CLIENTS = 64
+SECONDS = 5
+ROUNDS = 5
 
 
 def write(folder: Path, name: str, seed: int, backbone: str, side: int) -> Path:
@@ -68,57 +70,116 @@ def picture(side: int) -> bytes:
     return buffer.getvalue()
 
 
-def measure(places: list[Path], *, shared: bool, side: int) -> dict[str, float]:
-    """Load models, saturate them evenly, return pictures a second and resident memory."""
+@dataclass(frozen=True)
+class Side:
+    """A process with all models, in one trunk or in as many as there are models."""
+
+    shared: bool
+    process: subprocess.Popen
+
+    def answer(self) -> dict[str, float]:
+        """Return the figures that it writes next."""
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        if not line:
+            raise SystemExit("A process ended early.")
+        return json.loads(line)
+
+    def turn(self, clients: int) -> float:
+        """Return pictures a second with so many clients."""
+        assert self.process.stdin is not None
+        print(clients, file=self.process.stdin, flush=True)
+        return self.answer()["pictures_per_s"]
+
+
+def serve_turns(places: list[Path], *, shared: bool, side: int, answers: IO[str]) -> None:
+    """Load the models, and write figures: memory, then pictures a second for each number of clients on stdin."""
+    from rayft.distributed.devices import DevicePlan, set_up_tensorflow
+    from rayft.serve.engine.share import passes_at_once, threads_of_a_pass
+
+    # As a replica does.
+    cpus = len(os.sched_getaffinity(0))
+    passes = passes_at_once(cpus, on_gpu=False)
+    set_up_tensorflow(DevicePlan(threads_of_a_pass(cpus, passes), passes + cpus + 1, "RING", False))
     from rayft.config import BatchingConfig
     from rayft.serve.engine.engine import BatchingEngine
     from rayft.serve.engine.open import open_source
     from rayft.serve.engine.source import find_sources
 
+    before = _rss_anon_mb()
     sources = find_sources([str(place) for place in places])
-    engine = BatchingEngine([source.name for source in sources], BatchingConfig(max_queue=4096), threads=2)
+    engine = BatchingEngine([source.name for source in sources], BatchingConfig(max_queue=4096), threads=cpus)
     for number, source in enumerate(sources):
         served, predictor = open_source(source)
         if not shared:
             predictor.prefix_hash = f"{number}"
             served = replace(served, prefix_hash=f"{number}")
         engine.install(served, predictor)
+    hashes = {model.prefix_hash for model in engine.models()}
+    if len(hashes) != (1 if shared else len(places)):
+        raise SystemExit(f"The models have {len(hashes)} prefixes.")
+    print(json.dumps({"mb": _rss_anon_mb() - before}), file=answers)
     images = np.random.default_rng(1).uniform(0, 255, (1, side, side, 3)).astype("float32")
-    done = 0
+    names = [source.name for source in sources]
 
-    async def client(name: str, end: float) -> None:
-        nonlocal done
+    async def client(name: str, end: float) -> int:
+        done = 0
         while time.monotonic() < end:
             await engine.answer(name, None, images, deadline=time.monotonic() + 60)
             done += 1
+        return done
 
-    async def run(seconds: float) -> None:
-        names = [source.name for source in sources]
-        end = time.monotonic() + seconds
-        await asyncio.gather(*(client(names[number % len(names)], end) for number in range(CLIENTS)))
+    async def run(clients: int) -> float:
+        started = time.monotonic()
+        end = started + SECONDS
+        done = await asyncio.gather(*(client(names[number % len(names)], end) for number in range(clients)))
+        return sum(done) / (time.monotonic() - started)
 
-    asyncio.run(run(2))
-    done = 0
-    asyncio.run(run(SECONDS))
+    for line in sys.stdin:
+        print(json.dumps({"pictures_per_s": asyncio.run(run(int(line)))}), file=answers)
     engine.close()
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return {"pictures_per_s": done / SECONDS, "resident_mb": pages * os.sysconf("SC_PAGE_SIZE") / 1e6}
 
 
 def main(count: int, backbone: str, side: int) -> None:
-    """Measure both in child processes, one after the other, and print them."""
+    """Let both sides take turns, and print ratios."""
     with tempfile.TemporaryDirectory() as home:
         places = [write(Path(home) / f"m{number}", f"m{number}", number, backbone, side) for number in range(count)]
-        for shared in (True, False):
-            arguments = [json.dumps([*map(str, places)]), str(shared), str(side)]
-            subprocess.run([sys.executable, __file__, *arguments], check=True)
+        sides: list[Side] = []
+        try:
+            for shared in (True, False):
+                arguments = [json.dumps([*map(str, places)]), str(shared), str(side)]
+                pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+                sides.append(Side(shared, subprocess.Popen([sys.executable, __file__, *arguments], **pipes)))
+                print(f"one trunk: {shared}  memory of {count} models: {sides[-1].answer()['mb']:.0f} MB", flush=True)
+            for clients in (count, 16 * count):
+                # The first turn warms what only a load warms.
+                rates = [[each.turn(clients) for each in sides] for _ in range(ROUNDS + 1)][1:]
+                quotients = [one / other for one, other in rates]
+                together, apart = (statistics.median(rate) for rate in zip(*rates, strict=True))
+                print(
+                    f"{clients} clients: {together:.1f} pictures a second in one trunk, {apart:.1f} in {count}; "
+                    f"ratio {statistics.median(quotients):.3f}, {min(quotients):.3f} .. {max(quotients):.3f}",
+                    flush=True,
+                )
+        finally:
+            for each in sides:
+                each.process.kill()
+                each.process.wait()
+
+
+def _rss_anon_mb() -> float:
+    """Return what this process has allocated, without mapped files."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("RssAnon:")[2].split()[0]) / 1e3
 
 
 if __name__ == "__main__":
     if len(sys.argv) > 3 and sys.argv[1].startswith("["):
-        together, given = sys.argv[2] == "True", [Path(place) for place in json.loads(sys.argv[1])]
-        found = measure(given, shared=together, side=int(sys.argv[3]))
-        print(json.dumps({"one_trunk": together, **found}), flush=True)
+        out = os.fdopen(os.dup(1), "w", buffering=1)
+        # What libraries print must not mix with the figures.
+        os.dup2(2, 1)
+        given = [Path(place) for place in json.loads(sys.argv[1])]
+        serve_turns(given, shared=sys.argv[2] == "True", side=int(sys.argv[3]), answers=out)
     else:
         main(
             int(sys.argv[1]) if len(sys.argv) > 1 else 4,
