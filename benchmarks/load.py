@@ -22,12 +22,14 @@ class Outcome:
         seconds: From the first request to the last answer.
         statuses: Answers by HTTP status; 0 counts requests without an answer.
         latencies_ms: Of the answers with status 200, from when the request was due.
+        late_ms: By how much requests were sent too late, which the latencies contain; ``open_loop`` only.
         pending: Requests that wait for their answer now.
     """
 
     seconds: float
     statuses: collections.Counter[int] = field(default_factory=collections.Counter)
     latencies_ms: list[float] = field(default_factory=list)
+    late_ms: list[float] = field(default_factory=list)
     pending: int = 0
 
     @property
@@ -37,9 +39,11 @@ class Outcome:
 
     def quantile_ms(self, hundredth: int) -> float:
         """Return a percentile of the latencies, in milliseconds."""
-        if len(self.latencies_ms) < 2:
-            return float("nan")
-        return statistics.quantiles(self.latencies_ms, n=100)[hundredth - 1]
+        return _quantile(self.latencies_ms, hundredth)
+
+    def late_quantile_ms(self, hundredth: int) -> float:
+        """Return a percentile of the lateness of this client, in milliseconds."""
+        return _quantile(self.late_ms, hundredth)
 
 
 def request(path: str, body: bytes, content_type: str) -> bytes:
@@ -91,6 +95,7 @@ async def open_loop(
     started = time.perf_counter()
 
     async def send(index: int, due: float) -> None:
+        outcome.late_ms.append(1e3 * (time.perf_counter() - due))
         connection = idle.pop() if idle else _Connection(port)
         outcome.pending += 1
         status = await connection.ask(requests[index % len(requests)])
@@ -141,6 +146,10 @@ def _family(root: int) -> dict[int, list[str]]:
             found[pid] = stats[pid]
         waiting.extend(child for child, fields in stats.items() if int(fields[1]) == pid)
     return found
+
+
+def _quantile(values: list[float], hundredth: int) -> float:
+    return statistics.quantiles(values, n=100)[hundredth - 1] if len(values) > 1 else float("nan")
 
 
 def _note(outcome: Outcome, status: int, since: float) -> None:

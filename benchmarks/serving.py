@@ -27,7 +27,7 @@ from speed import RESULTS, Out, _machine, _write
 
 PICTURES = HERE.parent / "examples/data/pictures.parquet"
 READY_WITHIN_S = 240.0
-SHOWN = ("per_s", "p50_ms", "p99_ms", "cpu_ms", "one_ms", "batch_size")
+SHOWN = ("per_s", "p50_ms", "p99_ms", "late_p99_ms", "cpu_ms", "one_ms", "batch_size")
 
 
 class Server:
@@ -86,7 +86,8 @@ class Side:
 
     def load_at(self, per_s: float, seconds: float) -> dict[str, Any]:
         """Send requests at a fixed rate."""
-        return _figures(asyncio.run(open_loop(self.server.port, self.requests, per_s=per_s, seconds=seconds)))
+        outcome = asyncio.run(open_loop(self.server.port, self.requests, per_s=per_s, seconds=seconds))
+        return {**_figures(outcome), "late_p99_ms": outcome.late_quantile_ms(99)}
 
 
 class InProcess:
