@@ -259,6 +259,9 @@ class Network:
     def _tell_names(self) -> None:
         lines = "".join(f"{host.address} {host.name}\n" for host in self.hosts)
         for host in self.hosts:
+            if host.keeper.poll() is not None:
+                # Killed by a test.
+                continue
             names = host.file("hosts")
             fresh = not names.exists()
             names.write_text(f"127.0.0.1 localhost\n{lines}")
