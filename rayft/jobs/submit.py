@@ -21,7 +21,7 @@ from rayft.errors import ClusterError, ConfigError, RunFailed
 from rayft.jobs.bundle import CONFIG_FILE, add_own_code, add_rayft, write_config
 from rayft.jobs.environment import Kind, extras_of, runtime_environment
 from rayft.jobs.job import Job, latest, metadata, submission_id
-from rayft.jobs.reach import check_places, is_here, places_of
+from rayft.jobs.reach import check_places, is_here, places_among, places_of
 
 if TYPE_CHECKING:
     from rayft.distributed.job_client import Cluster, Node
@@ -214,7 +214,7 @@ def _check_reach(request: Request, *, here: bool) -> list[str]:
         return []
     if request.config is not None:
         return check_places(places_of(request.config))
-    return check_places([("argument", word) for word in request.words if not word.startswith("-") and "/" in word])
+    return check_places(places_among(request.words))
 
 
 def _fill(request: Request, folder: Path) -> None:

@@ -22,7 +22,7 @@ from rayft.jobs import environment
 from rayft.jobs.bundle import add_own_code, add_rayft, write_config
 from rayft.jobs.environment import constraints, extras_of, requirements, runtime_environment
 from rayft.jobs.job import Job, latest, metadata, read_job, submission_id
-from rayft.jobs.reach import check_places, is_here, places_of
+from rayft.jobs.reach import check_places, is_here, places_among, places_of
 from rayft.jobs.submit import Request, entry_point
 from rayft.jobs.watch import Standing
 from rayft.screen import progress_line, read_progress
@@ -222,6 +222,15 @@ def test_a_path_of_this_machine_is_refused_for_another():
         "storage is /mnt/runs: every node must have it mounted there."
     ]
     assert check_places(places_of(config(data={"source": "my_code:pictures"}))) == []
+
+
+def test_an_argument_that_lies_here_is_a_place_with_and_without_a_slash(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pictures").mkdir()
+    words = ["pets@best", "pictures", "runs/a", "s3://bucket/new", "--top", "3"]
+    assert places_among(words) == [("argument", word) for word in ("pictures", "runs/a", "s3://bucket/new")]
+    with pytest.raises(ConfigError, match="argument is 'pictures', a path of this machine"):
+        check_places(places_among(["pets@best", "pictures"]))
 
 
 def test_a_cluster_is_here_where_all_its_nodes_are():
