@@ -39,9 +39,7 @@ def places_of(config: RunConfig) -> list[tuple[str, str]]:
 
 def places_among(words: Iterable[str]) -> list[tuple[str, str]]:
     """Return (field, place) of the arguments of a command that are places: those with a slash, or that lie here."""
-    return [
-        ("argument", word) for word in words if not word.startswith("-") and ("/" in word or os.path.exists(word))
-    ]
+    return [("argument", word) for word in words if not word.startswith("-") and ("/" in word or os.path.exists(word))]
 
 
 def check_places(places: Sequence[tuple[str, str]]) -> list[str]:
