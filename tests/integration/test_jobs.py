@@ -56,6 +56,7 @@ def said(capsys):
     shown = capsys.readouterr()
     text = shown.out + shown.err
     assert "Traceback" not in text, text
+    assert "gcs://" not in shown.err, "how Ray ships a job is none of the user's business"
     return text
 
 
