@@ -66,9 +66,11 @@ def predict_on_cluster(
                     for row, probabilities, error in rows
                 ]
         except ray.exceptions.RayError as error:
-            reason = [line for line in str(error).splitlines() if line.strip()][-1]
+            lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+            # An error of ours ends with its remedy, which is none for the driver.
+            reason = next((line for line in reversed(lines) if not line.startswith("fix: ")), "no reason given")
             raise RunFailed(
-                f"A worker of the prediction failed: {reason}.",
+                f"A worker of the prediction failed: {reason.rstrip('.')}.",
                 "Check that every machine of the cluster can read the model and the inputs.",
             ) from error
 

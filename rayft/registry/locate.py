@@ -75,7 +75,7 @@ def pinned(model: str, registry: str | os.PathLike[str] | None = None) -> tuple[
         RegistryError: The registry has no such model or version.
     """
     if is_place(model):
-        return model, None
+        return model if "://" in model else os.path.abspath(os.path.expanduser(model)), None
     shelf = Registry.open(registry or DEFAULT_PLACE)
     return str(shelf.find(model)), shelf.storage.uri
 

@@ -62,7 +62,7 @@ def test_wrong_input_that_only_a_worker_sees_leaves_no_folder(overrides, parts, 
     ("overrides", "part"),
     [
         (TYPO, "'resnet5O'"),
-        pytest.param(["cluster.workers=99"], "needs 99 CPU", marks=pytest.mark.full),
+        pytest.param(["cluster.workers=99", "data.global_batch_size=99"], "needs 99 CPU", marks=pytest.mark.full),
         pytest.param(["train.loss=own_steps:raising_loss"], "ValueError: no such loss", marks=pytest.mark.full),
     ],
 )

@@ -8,7 +8,7 @@ from sealing import sealed_folder
 from rayft.config import GateConfig, parse_config
 from rayft.errors import ConfigError, PackageError, RegistryError, StorageError
 from rayft.registry.gate import check_gate, gate_of, read_gate
-from rayft.registry.locate import located
+from rayft.registry.locate import located, pinned
 from rayft.registry.registry import Registry
 from rayft.registry.result import register_result
 
@@ -147,6 +147,15 @@ def test_a_damaged_log_is_named_and_not_written_to(registry, package):
     (log / "00000002.json").delete()
     with pytest.raises(StorageError, match=r"lacks entry 2, though it has 00000003\.json"):
         Registry(registry.storage).state("zoo")
+
+
+def test_a_pinned_place_means_the_same_in_another_working_directory(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", "/home/somebody")
+    assert pinned("runs/one") == (str(tmp_path / "runs" / "one"), None)
+    assert pinned("~/one") == ("/home/somebody/one", None)
+    for place in ("/runs/one", "s3://bucket/runs/one?region=x"):
+        assert pinned(place) == (place, None)
 
 
 def test_a_model_is_located_by_name_or_place(registry, package, tmp_path, monkeypatch):
