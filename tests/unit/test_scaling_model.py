@@ -1,12 +1,14 @@
 """The arithmetic of docs/scaling.md, against values computed by hand and runs that follow known constants."""
 
 import math
+import re
 import sys
 from pathlib import Path
 
 import pytest
 
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
+from scaling import read_runs, report
 from scaling_model import (
     VGG16,
     Run,
@@ -86,6 +88,29 @@ def test_the_error_of_a_fit_is_as_large_as_the_noise_of_the_runs():
     noisy = runs(lambda number: 1.1 if number % 2 else 0.9)
     found = errors(fit(noisy, cores=2), noisy)
     assert 0.02 < max(map(abs, found)) < 0.25
+
+
+def test_a_run_is_the_median_of_its_steps_and_one_worker_has_no_wire():
+    alone = {"workers": 1, "depth": 3, "trainable_bytes": 8, "mbit": None, "steps_s": [0.5, 0.01234, 0.01]}
+    pair = {**alone, "workers": 2, "mbit": 80}
+    assert read_runs([alone, pair]) == [Run(1, 8, math.inf, 0.0123, "depth 3"), Run(2, 8, 1e7, 0.0123, "depth 3")]
+
+
+def test_the_documentation_holds_the_fit_of_the_runs_that_it_shows():
+    written = DOCS.read_text()
+    row = r"^\| (\d) \| (\d) \| ([\d,]+) B \| (?:none|(\d+) Mbit/s) \| ([\d.]+) ms \|"
+    shown = [
+        Run(
+            int(workers),
+            int(size.replace(",", "")),
+            float(mbit) * 1e6 / 8 if mbit else math.inf,
+            round(float(step_ms) / 1e3, 4),
+            f"depth {depth}",
+        )
+        for workers, depth, size, mbit, step_ms in re.findall(row, written, re.M)
+    ]
+    assert {run.workers for run in shown} == {1, 2, 4}
+    assert "\n".join(report(shown, cores=2)) in written
 
 
 def test_no_constant_is_below_zero():
