@@ -68,6 +68,11 @@ def located(model: str | os.PathLike[str], registry: str | os.PathLike[str] | No
         yield Located(_local_folder(storage, Path(scratch)), None)
 
 
+def absolute_place(model: str) -> str:
+    """Return a model's place that means the same in other working directories; names and URIs stay."""
+    return str(Path(model).expanduser().absolute()) if is_place(model) and "://" not in model else model
+
+
 def pinned(model: str, registry: str | os.PathLike[str] | None = None) -> tuple[str, str | None]:
     """Return (model, registry) that mean the same version later and in another working directory.
 
@@ -75,7 +80,7 @@ def pinned(model: str, registry: str | os.PathLike[str] | None = None) -> tuple[
         RegistryError: The registry has no such model or version.
     """
     if is_place(model):
-        return model if "://" in model else os.path.abspath(os.path.expanduser(model)), None
+        return absolute_place(model), None
     shelf = Registry.open(registry or DEFAULT_PLACE)
     return str(shelf.find(model)), shelf.storage.uri
 

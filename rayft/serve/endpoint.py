@@ -182,7 +182,9 @@ def _end(config: ServeConfig) -> None:
 
 def absolute(config: ServeConfig) -> ServeConfig:
     """Return it with places that mean the same in other working directories."""
-    models = tuple(_absolute_place(model) for model in config.models)
+    from rayft.registry.locate import absolute_place
+
+    models = tuple(absolute_place(model) for model in config.models)
     registry = None if config.registry is None else Storage.open(config.registry).uri
     if registry is None and any(model == given for model, given in zip(models, config.models, strict=True)):
         registry = Storage.open("./registry").uri
@@ -193,12 +195,6 @@ def absolute(config: ServeConfig) -> ServeConfig:
 
 def _absolute_files(paths: dict[str, str | None]) -> dict[str, str | None]:
     return {name: path and str(Path(path).absolute()) for name, path in paths.items()}
-
-
-def _absolute_place(model: str) -> str:
-    from rayft.registry.locate import is_place
-
-    return str(Path(model).expanduser().absolute()) if is_place(model) and "://" not in model else model
 
 
 def _with_cpus(config: ServeConfig) -> ServeConfig:
