@@ -94,13 +94,12 @@ class Side:
 
 def serve_turns(places: list[Path], *, shared: bool, side: int, answers: IO[str]) -> None:
     """Load the models, and write figures: memory, then pictures a second for each number of clients on stdin."""
-    from rayft.distributed.devices import DevicePlan, set_up_tensorflow
-    from rayft.serve.engine.share import passes_at_once, threads_of_a_pass
+    from rayft.config import ServeConfig
+    from rayft.distributed.devices import set_up_tensorflow
+    from rayft.serve.replica import plan_replica
 
-    # As a replica does.
     cpus = len(os.sched_getaffinity(0))
-    passes = passes_at_once(cpus, on_gpu=False)
-    set_up_tensorflow(DevicePlan(threads_of_a_pass(cpus, passes), passes + cpus + 1, "RING", False))
+    set_up_tensorflow(plan_replica(ServeConfig(models=tuple(map(str, places)), cpus_per_replica=cpus)))
     from rayft.config import BatchingConfig
     from rayft.serve.engine.engine import BatchingEngine
     from rayft.serve.engine.open import open_source
