@@ -132,8 +132,17 @@ class Storage:
     def list(self, *, missing_ok: bool = False) -> list[str]:
         """Return the sorted names of the folder's files and folders; none where it may be missing and is."""
         selector = fs.FileSelector(self.root, allow_not_found=missing_ok)
-        found = self._do("list", lambda: self.filesystem.get_file_info(selector))
-        return sorted(info.base_name for info in found)
+
+        def look() -> Sequence[fs.FileInfo]:
+            try:
+                return self.filesystem.get_file_info(selector)
+            except FileNotFoundError:
+                # It was missing, but made before pyarrow looked whether it is: pyarrow then takes that for an error.
+                if missing_ok:
+                    return []
+                raise
+
+        return sorted(info.base_name for info in self._do("list", look))
 
     def walk(self) -> Sequence[fs.FileInfo]:
         """Return every file below the folder, sorted by path, with size and modification time."""

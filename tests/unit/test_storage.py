@@ -1,5 +1,8 @@
 import os
 import pickle
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -72,6 +75,20 @@ def test_list_and_delete_cover_files_and_trees(tmp_path):
     (storage / "a").delete()
     (storage / "never").delete()
     assert storage.list() == []
+
+
+def test_a_folder_that_comes_while_it_is_listed_is_no_error(tmp_path):
+    folder = Storage.open(tmp_path / "log")
+    script = "import os, sys\nwhile True:\n    os.mkdir(sys.argv[1])\n    os.rmdir(sys.argv[1])"
+    other = subprocess.Popen([sys.executable, "-c", script, folder.root])
+    try:
+        while not folder.exists():
+            time.sleep(0.001)
+        # Without care, one look in a hundred fails where the other process has a core of its own.
+        assert not any(folder.list(missing_ok=True) for _ in range(20_000))
+    finally:
+        other.kill()
+        other.wait()
 
 
 @pytest.mark.parametrize("place", ["local", "object store"])
