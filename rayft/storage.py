@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -150,6 +151,15 @@ class Storage:
         found = self._do("list", lambda: self.filesystem.get_file_info(selector))
         return sorted((info for info in found if info.type == fs.FileType.File), key=lambda info: info.path)
 
+    def remove_partial_files(self) -> None:
+        """Remove what writers that were killed in the middle left below this folder; no other may be writing there."""
+        # A put to an object store leaves nothing behind.
+        if not self.is_local or not self.exists():
+            return
+        for info in self.walk():
+            if _PARTIAL.fullmatch(info.base_name):
+                (self / self.relative(info)).delete()
+
     def delete(self) -> None:
         """Remove the file or the whole tree; nothing happens where there is none."""
 
@@ -254,6 +264,10 @@ def _with_single_puts(uri: str) -> str:
     if not uri.startswith("s3://") or "allow_delayed_open" in uri:
         return uri
     return f"{uri}{'&' if '?' in uri else '?'}allow_delayed_open=true"
+
+
+# What _replace_file writes before the target has its name.
+_PARTIAL = re.compile(r"\..+\.[0-9a-f]{32}\.tmp")
 
 
 def _replace_file(target: str, content: bytes | Path) -> None:

@@ -1,5 +1,8 @@
 """What a run does to the folder of an earlier one of its name."""
 
+import subprocess
+import sys
+
 import pytest
 from s3_server import s3_bucket
 
@@ -64,3 +67,19 @@ def test_a_first_run_that_is_refused_leaves_no_folder(config):
     folder.begin(config, fresh=True)
     folder.withdraw()
     assert not folder.storage.exists()
+
+
+def test_what_a_killed_process_wrote_in_part_is_gone_when_the_run_goes_on(earlier, config):
+    before = content(earlier)
+    script = (
+        "import os, sys; from rayft.storage import Storage; os.replace = lambda *names: os._exit(9)\n"
+        "Storage.open(sys.argv[1]).write_bytes(b'new')"
+    )
+    for name in ("trials.jsonl", "checkpoints/step-5/state.npz"):
+        place = earlier.storage / name
+        if place.is_local:
+            assert subprocess.run([sys.executable, "-c", script, place.root], check=False).returncode == 9
+    assert len(content(earlier)) == len(before) + (2 if earlier.storage.is_local else 0)
+    (earlier.storage / ".notes.tmp").write_bytes(b"somebody's own")
+    earlier.begin(config, fresh=False)
+    assert content(earlier) == {**before, ".notes.tmp": 14}
