@@ -226,7 +226,7 @@ def read_large(settings: dict[str, Any]) -> dict[str, Any]:
 
     shape = (14, 14, 80)
     rows = np.arange(settings["bytes"] // (14 * 14 * 80 * 4))
-    recipe = Recipe("w", "cut", {}, shape, "float32", "d", digest_rows(rows), len(rows), None, "float32")
+    recipe = Recipe("w", "cut", {}, shape, "float32", "d", digest_rows(rows), len(rows), None, "float32", "tensorflow")
     entry = Entry(CacheFolder.of(settings["folder"]), recipe)
     entry.lease()
     values, size = np.random.default_rng(0).normal(size=(BATCH_ROWS, *shape)).astype("float32"), shard_rows(len(rows))

@@ -28,6 +28,11 @@ class PrefixCacheConfig(Section):
     dtype: Literal["exact", "bfloat16"] = Field(
         "exact", description="Stored numbers: exact keeps those of the network; bfloat16 halves float32."
     )
+    engine: Literal["auto", "openvino", "tensorflow"] = Field(
+        "auto",
+        description="Library that computes the prefix. auto: openvino on a CPU in float32, where it knows the layers; "
+        "else tensorflow.",
+    )
     max_bytes: int = Field(
         50_000_000_000, ge=0, description="Size of all caches of the storage; the longest unused goes first."
     )

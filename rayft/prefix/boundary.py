@@ -15,6 +15,7 @@ from rayft.config import AugmentConfig, RunConfig
 from rayft.data.dataset import Dataset
 from rayft.imports import load_object
 from rayft.model.network import Network, find_boundary
+from rayft.prefix.engine import choose_engine
 from rayft.prefix.recipe import Recipe, digest_rows
 
 # Named in the config of a layer, yet without influence on what it computes in inference.
@@ -108,6 +109,7 @@ def _parts(config: RunConfig, dataset: Dataset, network: Network, prefix: keras.
         "dtype": "bfloat16" if config.prefix_cache.dtype == "bfloat16" else str(tensor.dtype),
         "dataset": dataset.fingerprint,
         "precision": config.train.precision,
+        "engine": choose_engine(prefix, config.prefix_cache.engine),
     }
 
     def part(rows: np.ndarray, view: int | None) -> Part:

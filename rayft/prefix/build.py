@@ -16,7 +16,7 @@ from rayft.data.row_batches import row_batches
 from rayft.errors import StorageError
 from rayft.model.network import Network
 from rayft.prefix.boundary import Part
-from rayft.prefix.compute import compile_prefix
+from rayft.prefix.compute import Compute, compile_prefix
 from rayft.prefix.recipe import BATCH_ROWS, shard_rows
 from rayft.prefix.shards import ShardWriter
 from rayft.prefix.store import Entry, Notice
@@ -48,14 +48,16 @@ class Builder:
         """Take the network; nothing is compiled yet."""
         self._config, self._dataset, self._network = config, dataset, network
         self._threads = max(1, int(config.cluster.cpus_per_worker))
-        self._compiled: dict[tuple[int, ...], Callable[[tf.Tensor], list[tf.Tensor]]] = {}
+        self._compiled: dict[tuple[int, ...], Compute] = {}
 
-    def compute(self, work: Sequence[Work]) -> Callable[[tf.Tensor], list[tf.Tensor]]:
+    def compute(self, work: Sequence[Work]) -> Compute:
         """Return the compiled prefix with an output for each boundary."""
         wanted = tuple(id(each.tensor) for each in work)
         if wanted not in self._compiled:
             tensors, dtypes = [each.tensor for each in work], [each.part.recipe.dtype for each in work]
-            self._compiled[wanted] = compile_prefix(self._network.model, tensors, dtypes)
+            self._compiled[wanted] = compile_prefix(
+                self._network.model, tensors, dtypes, engine=work[0].part.recipe.engine, threads=self._threads
+            )
         return self._compiled[wanted]
 
     def pictures(self, part: Part, numbers: Iterable[int]) -> tf.data.Dataset:
@@ -107,7 +109,7 @@ class Builder:
                         writers.append(ShardWriter(entry.local, entry.recipe, shard))
                 own = rows[number * BATCH_ROWS : (number + 1) * BATCH_ROWS]
                 for writer, output in zip(writers, compute(batch["image"]), strict=True):
-                    writer.add(own, output.numpy()[: len(own)])
+                    writer.add(own, output[: len(own)])
                 done(len(own))
                 if (number + 1) % per_shard == 0 or number + 1 == num_batches:
                     for entry, writer in zip(entries, writers, strict=True):

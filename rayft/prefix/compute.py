@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import math
+import tempfile
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import keras
+import ml_dtypes
+import numpy as np
 import tensorflow as tf
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
+from rayft.errors import ModelError
 from rayft.model.fold import fold_batch_norm
+from rayft.prefix.engine import OPENVINO, TENSORFLOW
 from rayft.prefix.recipe import BATCH_ROWS
+
+Compute = Callable[[tf.Tensor], list[np.ndarray]]
 
 # Of the largest activation of a call: below, a CPU's caches hold most of what one layer hands to the next. Measured:
 # EfficientNet-Lite0 takes 10.1 ms of CPU a picture of 224 px in calls of 4, 12.4 in calls of 32; at 96 px 2.3 and 1.8.
@@ -20,40 +29,101 @@ _ITEM_BYTES = 4
 
 
 def compile_prefix(
-    model: keras.Model, tensors: Sequence[Any], dtypes: Sequence[str]
-) -> Callable[[tf.Tensor], list[tf.Tensor]]:
+    model: keras.Model, tensors: Sequence[Any], dtypes: Sequence[str], *, engine: str = TENSORFLOW, threads: int = 1
+) -> Compute:
     """Compile the part of ``model`` up to several of its tensors into one function.
 
-    BatchNorm is folded and the weights become constants, so that TensorFlow's graph optimizer fuses
-    convolution, bias and activation, and lays the weights out once. On a CPU it runs on a few pictures at a time,
-    so that activations stay small.
+    BatchNorm is folded and the weights become constants, so that the engine fuses convolution, bias and
+    activation, and lays the weights out once. On a CPU it runs on a few pictures at a time, so that activations
+    stay small.
 
     Args:
         model: The network.
         tensors: KerasTensors of it.
         dtypes: In which each is stored.
+        engine: Starts with tensorflow or openvino.
+        threads: Of OpenVINO; its numbers do not depend on them.
 
     Returns:
         Maps pictures float32 [BATCH_ROWS, H, W, C] in 0..255 to the activations [BATCH_ROWS, ...] of each
         tensor; bfloat16 as its bits, uint16.
+
+    Raises:
+        ModelError: OpenVINO cannot run the network.
     """
     folded = fold_batch_norm(keras.Model(model.inputs[0], list(tensors), name="prefix"))
+    rows = _rows_a_call(folded)
 
     @tf.function(autograph=False)
     def forward(images: tf.Tensor) -> list[tf.Tensor]:
         outputs = folded(images, training=False)
-        outputs = outputs if isinstance(outputs, (list, tuple)) else [outputs]
-        return [_to_stored(output, dtype) for output, dtype in zip(outputs, dtypes, strict=True)]
+        return list(outputs) if isinstance(outputs, (list, tuple)) else [outputs]
 
-    rows = _rows_a_call(folded)
     pictures = tf.TensorSpec([rows, *model.inputs[0].shape[1:]], tf.float32)
-    constant = convert_variables_to_constants_v2(forward.get_concrete_function(pictures))
+    graph = convert_variables_to_constants_v2(forward.get_concrete_function(pictures))
+    run = _on_openvino(graph, rows, threads) if engine.startswith(OPENVINO) else _on_tensorflow(graph, rows)
 
-    def compute(images: tf.Tensor) -> list[tf.Tensor]:
-        parts = [constant(images[first : first + rows]) for first in range(0, BATCH_ROWS, rows)]
-        return list(parts[0]) if len(parts) == 1 else [tf.concat(each, axis=0) for each in zip(*parts, strict=True)]
+    def compute(images: tf.Tensor) -> list[np.ndarray]:
+        return [_to_stored(output, dtype) for output, dtype in zip(run(images), dtypes, strict=True)]
 
     return compute
+
+
+def _on_tensorflow(graph: Any, rows: int) -> Compute:
+    def run(images: tf.Tensor) -> list[np.ndarray]:
+        parts = [graph(images[first : first + rows]) for first in range(0, BATCH_ROWS, rows)]
+        return [np.concatenate([output.numpy() for output in outputs]) for outputs in zip(*parts, strict=True)]
+
+    return run
+
+
+def _on_openvino(graph: Any, rows: int, threads: int) -> Compute:
+    """Run several calls at once, each on one thread: no thread waits for another inside a convolution.
+
+    The threads are ours. Those of OpenVINO hold on to a network for a moment after they have answered, and abort the
+    process if that is the last hold.
+    """
+    import openvino
+
+    settings = {
+        "INFERENCE_PRECISION_HINT": "f32",
+        "INFERENCE_NUM_THREADS": threads,
+        "NUM_STREAMS": threads,
+        # Other processes of the machine compute as well: pinned, two of them could share one core.
+        "ENABLE_CPU_PINNING": False,
+    }
+    try:
+        with tempfile.TemporaryDirectory(prefix="rayft-prefix-") as folder:
+            file = Path(folder) / "prefix.pb"
+            file.write_bytes(graph.graph.as_graph_def().SerializeToString())
+            compiled = openvino.compile_model(file, "CPU", settings)
+    except RuntimeError as error:
+        lines = str(error).strip().splitlines()
+        # The line of its report that names operations; what stands around it leads to its sources.
+        why = next((line.removeprefix("-- ") for line in lines if line.startswith("-- ")), lines[-1])
+        raise ModelError(
+            f"OpenVINO cannot run the frozen prefix: {why}.",
+            "Let TensorFlow run it: --set prefix_cache.engine=tensorflow.",
+        ) from None
+    requests = [compiled.create_infer_request() for _ in range(threads)]
+    ports = [compiled.output(output.name) for output in graph.outputs]
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="prefix")
+
+    def run(images: tf.Tensor) -> list[np.ndarray]:
+        pictures = images.numpy()
+        outputs = [np.empty((BATCH_ROWS, *tuple(port.shape)[1:]), np.float32) for port in ports]
+
+        def take(number: int) -> None:
+            for first in range(number * rows, BATCH_ROWS, threads * rows):
+                answers = requests[number].infer(pictures[first : first + rows], share_inputs=True, share_outputs=True)
+                for output, port in zip(outputs, ports, strict=True):
+                    output[first : first + rows] = answers[port]
+
+        # To ask for all results raises what a thread has raised.
+        list(pool.map(take, range(threads)))
+        return outputs
+
+    return run
 
 
 def _rows_a_call(model: keras.Model) -> int:
@@ -73,6 +143,7 @@ def from_stored(values: tf.Tensor, dtype: str) -> tf.Tensor:
     return tf.bitcast(values, tf.bfloat16) if dtype == "bfloat16" else values
 
 
-def _to_stored(values: tf.Tensor, dtype: str) -> tf.Tensor:
-    cast = tf.cast(values, dtype)
-    return tf.bitcast(cast, tf.uint16) if dtype == "bfloat16" else cast
+def _to_stored(values: np.ndarray, dtype: str) -> np.ndarray:
+    return (
+        values.astype(ml_dtypes.bfloat16).view(np.uint16) if dtype == "bfloat16" else values.astype(dtype, copy=False)
+    )

@@ -140,7 +140,7 @@ def measure(builder: Builder, boundary: Boundary, folder: CacheFolder) -> Probe:
     started = time.perf_counter()
     for _ in range(_PROBE_ROUNDS):
         (activations,) = compute(image)
-        content = activations.numpy().tobytes()
+        content = activations.tobytes()
     prefix_s = (time.perf_counter() - started) / (_PROBE_ROUNDS * BATCH_ROWS)
     write_s, copy_s = _measure_disk(folder.local, content)
     cold = boundary.num_bytes > _available_memory() / 2

@@ -221,9 +221,12 @@ def _build(
     distinct = list({boundary.parts[0].recipe.key: boundary for boundary in boundaries}.values())
     sets = list(zip(*(boundary.parts for boundary in distinct), strict=True))
     for number, parts in enumerate(sets):
+        engine = parts[0].recipe.engine
 
-        def done(computed: int, mine: int, number: int = number, pictures: int = len(parts[0].rows)) -> None:
-            phase = f"computing {pictures:,} pictures up to the freeze boundary, once"
+        def done(
+            computed: int, mine: int, number: int = number, pictures: int = len(parts[0].rows), engine: str = engine
+        ) -> None:
+            phase = f"computing {pictures:,} pictures up to the freeze boundary, once, with {engine}"
             tell({"phase": phase, "share": (number + computed / max(1, mine)) / len(sets)})
 
         work = [

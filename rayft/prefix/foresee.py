@@ -104,4 +104,4 @@ def _held(boundary: Boundary, builder: Builder, folder: CacheFolder) -> _Held:
     part = boundary.parts[0]
     compute = builder.compute([Work(boundary.tensor, part, Entry(folder, part.recipe))])
     image = next(iter(builder.pictures(part, [0])))["image"]
-    return _Held(part.recipe, compute(image)[0].numpy())
+    return _Held(part.recipe, compute(image)[0])

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 # Part of every key: older caches are then not found, and age out.
-FORMAT = 1
+FORMAT = 2
 # Examples that one call of the prefix computes, and that one Arrow record batch holds.
 BATCH_ROWS = 32
 _ITEM_BYTES = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
@@ -34,6 +34,7 @@ class Recipe:
         num_rows: Their count.
         view: Augmentation, seed and number of an augmented view; None for the pictures as they are.
         precision: ``train.precision``, in which the prefix computes.
+        engine: Library and version that computes it.
         format: Version of the files.
     """
 
@@ -47,6 +48,7 @@ class Recipe:
     num_rows: int
     view: dict[str, Any] | None
     precision: str
+    engine: str
     format: int = FORMAT
 
     @property

@@ -36,6 +36,7 @@ def recipe_of(rows=ROWS, **changes):
         "num_rows": len(rows),
         "view": None,
         "precision": "float32",
+        "engine": "tensorflow",
     }
     return Recipe(**{**fixed, **changes})
 
@@ -110,6 +111,7 @@ def test_bfloat16_is_stored_as_its_bits(folder):
         {"preprocessing": {"image_size": [9, 8]}},
         {"dtype": "bfloat16"},
         {"precision": "bfloat16"},
+        {"engine": "openvino"},
         {"dataset": "others"},
         {"rows": ROWS[1:]},
         {"view": {"seed": 1, "number": 0}},
