@@ -65,6 +65,11 @@ def submit(
     if task in ("train", "sweep"):
         settings = read_config(Path(words[0]), _with_name(overrides, name))
         words = words[1:]
+        if words and not words[0].startswith("-"):
+            raise ConfigError(
+                f"{words[0]!r} follows the config, and {task} takes nothing more.",
+                "Write settings as --set a.b=c, and options of the command itself after --.",
+            )
     elif overrides:
         raise ConfigError(f"--set is given, and {task} has no config.", f"Give its own options after --: {task} -- ...")
     request = Request(

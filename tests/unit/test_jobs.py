@@ -401,6 +401,7 @@ def test_whatever_else_answers_is_told_in_words(status, body, code, says, home, 
     [
         (["submit", "none.yaml"], "Cannot read the config 'none.yaml'"),
         (["submit", "config.yaml", "--name", "a b"], 'name: got "a b"'),
+        (["submit", "config.yaml", "train.epochs=3"], "'train.epochs=3' follows the config, and train takes"),
         (["submit", "--task", "serve", "pets", "--set", "a=1"], "serve has no config"),
         (["submit", "config.yaml", "--env", "conda"], "conda"),
         (["submit", "config.yaml", "--set", "track.metrics_port=9400"], "track.metrics_port is 9400; a job runs on"),
