@@ -92,7 +92,7 @@ def forward(rounds: Rounds = 10, side: Side = 224) -> None:
         config["model"] = {"backbone": backbone, "weights": weights}
         figures = _side("forward", {"config": config, "rounds": rounds})
         seconds = figures["seconds_a_batch"]
-        ratios = {name: seconds[name] / seconds["prefix"] for name in ("graph", "call", "predict")}
+        ratios = {name: seconds[name] / seconds["prefix"] for name in ("fused", "graph", "call", "predict")}
         print(
             f"  {backbone:<20} prefix {BATCH_SIZE / seconds['prefix']:7.1f} examples/s  ",
             "  ".join(f"{name} / prefix {value:.2f}" for name, value in ratios.items()),

@@ -86,7 +86,7 @@ def train_fit(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def forward(settings: dict[str, Any]) -> dict[str, Any]:
-    """The compiled prefix, the network's own forward pass in one graph, and Keras' ``predict``; no decoding."""
+    """The prefix as a pass computes it, by TensorFlow's graph, and the plain network's own ways; no decoding."""
     config, tf = _prepare(settings)
     import keras
     import numpy as np
@@ -94,16 +94,21 @@ def forward(settings: dict[str, Any]) -> dict[str, Any]:
     from rayft.model.layers import portable
     from rayft.model.network import build_network
     from rayft.prefix.compute import compile_prefix
+    from rayft.prefix.engine import choose_engine
     from rayft.prefix.recipe import BATCH_ROWS
 
     network = build_network(config, 11)
-    plain = portable(keras.Model(network.model.inputs[0], network.boundary))
-    compute = compile_prefix(network.model, [network.boundary], [network.boundary.dtype])
+    prefix = keras.Model(network.model.inputs[0], network.boundary)
+    plain = portable(prefix)
+    cut, dtypes, threads = [network.boundary], [network.boundary.dtype], len(settings["cores"])
+    compute = compile_prefix(network.model, cut, dtypes, engine=choose_engine(prefix, "auto"), threads=threads)
+    fused = compile_prefix(network.model, cut, dtypes)
     images = np.random.default_rng(0).uniform(0, 255, (BATCH_ROWS, *network.image_size, 3)).astype("float32")
     tensor = tf.constant(images)
     graph = tf.function(lambda batch: plain(batch, training=False), autograph=False)
     sides: dict[str, Callable[[], Any]] = {
-        "prefix": lambda: compute(tensor)[0].numpy(),
+        "prefix": lambda: compute(tensor)[0],
+        "fused": lambda: fused(tensor)[0],
         "graph": lambda: graph(tensor).numpy(),
         "call": lambda: plain(tensor, training=False).numpy(),
         "predict": lambda: plain.predict_on_batch(images),
@@ -173,8 +178,7 @@ def bound(settings: dict[str, Any]) -> dict[str, Any]:
     compute(next(iter(builder.pictures(work[0].part, [0])))["image"])
     with _Clock() as clock:
         for batch in builder.pictures(work[0].part, numbers):
-            for output in compute(batch["image"]):
-                output.numpy()
+            compute(batch["image"])
     suffixes = []
     for depth in settings["depths"]:
         tree = {**settings["config"], "freeze": {**settings["config"]["freeze"], "depth": depth}}
