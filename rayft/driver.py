@@ -44,6 +44,8 @@ def require_free(folder: Storage) -> None:
 def claimed(folder: Storage) -> Iterator[None]:
     """Hold the claim to a folder, which exists, for the length of a block; renews it meanwhile.
 
+    Files that a killed process has written in part are removed.
+
     Two drivers that start within the same moment both write; the one whose claim is there afterwards goes on.
 
     Raises:
@@ -55,6 +57,8 @@ def claimed(folder: Storage) -> Iterator[None]:
     found = _read(folder)
     if found is None or found["id"] != claim["id"]:
         require_free(folder)
+    # No other driver writes here now, and this one has not begun.
+    folder.remove_partial_files()
     done = threading.Event()
 
     def renew() -> None:

@@ -151,8 +151,6 @@ class RunFolder:
     def begin(self, config: RunConfig, *, fresh: bool) -> None:
         """Write the config; with ``fresh`` set aside first what an earlier run left, until `tidy` or `withdraw`.
 
-        Files that a killed process of the run has written in part are removed.
-
         Raises:
             StorageError: The storage cannot be written.
         """
@@ -163,7 +161,6 @@ class RunFolder:
                 self.storage.delete()
             else:
                 self.storage.move(self.replaced)
-        self.storage.remove_partial_files()
         where.write_bytes(dump_config(config).encode())
 
     def withdraw(self) -> None:

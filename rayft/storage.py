@@ -153,12 +153,11 @@ class Storage:
 
     def remove_partial_files(self) -> None:
         """Remove what writers that were killed in the middle left below this folder; no other may be writing there."""
-        # A put to an object store leaves nothing behind.
-        if not self.is_local or not self.exists():
-            return
-        for info in self.walk():
-            if _PARTIAL.fullmatch(info.base_name):
-                (self / self.relative(info)).delete()
+        # A put to an object store leaves nothing behind. What cannot be removed does no harm.
+        with contextlib.suppress(StorageError):
+            for info in self.walk() if self.is_local else ():
+                if _PARTIAL.fullmatch(info.base_name):
+                    (self / self.relative(info)).delete()
 
     def delete(self) -> None:
         """Remove the file or the whole tree; nothing happens where there is none."""

@@ -6,6 +6,8 @@ import os
 RAY_SETTINGS = {
     # Every local process could otherwise run code in the cluster.
     "RAY_AUTH_MODE": "token",
+    # Its makers are told nothing of a run.
+    "RAY_USAGE_STATS_ENABLED": "0",
     # Failures are noticed and workers replaced within seconds.
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "60",

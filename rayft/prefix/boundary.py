@@ -75,6 +75,8 @@ def describe_boundary(config: RunConfig, dataset: Dataset, network: Network, dep
 
 
 def _obstacle(config: RunConfig, network: Network, tensor: Any | None, depth: int) -> str:
+    if config.prefix_cache.mode == "off":
+        return "prefix_cache.mode is off"
     if depth == 0:
         return "no block is frozen"
     if tensor is None:

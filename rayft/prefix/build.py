@@ -48,15 +48,16 @@ class Builder:
         """Take the network; nothing is compiled yet."""
         self._config, self._dataset, self._network = config, dataset, network
         self._threads = max(1, int(config.cluster.cpus_per_worker))
-        self._compiled: dict[tuple[int, ...], Compute] = {}
+        self._compiled: dict[tuple[Any, ...], Compute] = {}
 
-    def compute(self, work: Sequence[Work]) -> Compute:
-        """Return the compiled prefix with an output for each boundary."""
-        wanted = tuple(id(each.tensor) for each in work)
+    def compute(self, work: Sequence[Work], engine: str | None = None) -> Compute:
+        """Return the compiled prefix with an output for each boundary, by the engine of their caches or another."""
+        engine = engine or work[0].part.recipe.engine
+        wanted = (engine, *(id(each.tensor) for each in work))
         if wanted not in self._compiled:
             tensors, dtypes = [each.tensor for each in work], [each.part.recipe.dtype for each in work]
             self._compiled[wanted] = compile_prefix(
-                self._network.model, tensors, dtypes, engine=work[0].part.recipe.engine, threads=self._threads
+                self._network.model, tensors, dtypes, engine=engine, threads=self._threads
             )
         return self._compiled[wanted]
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
 from importlib import metadata
 from typing import Any
 
@@ -65,24 +67,42 @@ def choose_engine(prefix: keras.Model, wanted: str) -> str:
         raise ConfigError(
             f"prefix_cache.engine is {OPENVINO}, but {obstacle}.", f"Set it to {TENSORFLOW}, or leave it out."
         )
-    if wanted == TENSORFLOW or obstacle or (wanted != OPENVINO and _unknown_layer(prefix)):
+    is_known = wanted == OPENVINO or all(map(_is_known, _operations(prefix)))
+    if wanted == TENSORFLOW or obstacle or not is_known:
         return f"{TENSORFLOW} {tf.__version__}"
     return f"{OPENVINO} {metadata.version(OPENVINO)}"
+
+
+def import_openvino() -> Any:
+    """Import OpenVINO without its telemetry, which would send an event to its maker on import."""
+    # An import of what stands here as None fails, and OpenVINO then takes a stand-in that sends nothing.
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+    import openvino
+
+    return openvino
 
 
 def _obstacle(prefix: keras.Model) -> str:
     if tf.config.list_logical_devices("GPU"):
         return "the prefix is computed on a GPU"
-    others = {dtype for layer in prefix.layers for dtype in _dtypes(layer)} - {"float32"}
+    others = {dtype for operation in _operations(prefix) for dtype in _dtypes(operation)} - {"float32"}
     return f"the prefix computes in {min(others)}, and that computes in float32" if others else ""
 
 
-def _dtypes(layer: Any) -> set[str]:
-    return {layer.compute_dtype, *(str(tensor.dtype) for tensor in keras.tree.flatten(layer.output))}
+def _operations(model: Any) -> Iterator[Any]:
+    """Yield the operations of a model, and of the models inside it."""
+    for operation in model.operations:
+        yield from _operations(operation) if isinstance(operation, keras.Model) else (operation,)
 
 
-def _unknown_layer(prefix: Any) -> bool:
-    return any(
-        _unknown_layer(operation) if isinstance(operation, keras.Model) else type(operation).__name__ not in _KNOWN
-        for operation in prefix.operations
+def _dtypes(operation: Any) -> set[str]:
+    computed = {operation.compute_dtype} if isinstance(operation, keras.layers.Layer) else set()
+    return computed | {str(tensor.dtype) for tensor in keras.tree.flatten(operation.output)}
+
+
+def _is_known(operation: Any) -> bool:
+    # Another's layer or activation of the same name may compute anything.
+    ours = [type(operation), getattr(operation, "activation", None)]
+    return type(operation).__name__ in _KNOWN and all(
+        part is None or part.__module__.startswith(("keras.", "rayft.")) for part in ours
     )

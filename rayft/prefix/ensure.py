@@ -63,7 +63,8 @@ def ensure_cache(
     """Compute the activations at the boundaries of several freeze depths in one pass, where they are missing.
 
     A run whose config agrees in data, model, precision and augmentation then finds them by their key, whatever
-    its learning rate, head, batch size or number of workers; nothing needs to be handed to it.
+    its learning rate, head, batch size or number of workers; nothing needs to be handed to it. Those on GPUs have
+    caches of their own.
 
     Several processes, on one machine or many, may call this at once with shares (0, n) .. (n-1, n): each
     computes its part, and every call returns when the whole is there. They need no collective; if one of
@@ -218,21 +219,23 @@ def _build(
         # Room is made first, so that the bound holds at every moment.
         prune_caches(folder, max(0, config.prefix_cache.max_bytes - lacking))
     # Depths given twice, or by several names, are one boundary.
-    distinct = list({boundary.parts[0].recipe.key: boundary for boundary in boundaries}.values())
-    sets = list(zip(*(boundary.parts for boundary in distinct), strict=True))
-    for number, parts in enumerate(sets):
-        engine = parts[0].recipe.engine
+    distinct = {boundary.parts[0].recipe.key: boundary for boundary in boundaries}.values()
+    by_engine: dict[str, list[Boundary]] = {}
+    for boundary in distinct:
+        by_engine.setdefault(boundary.parts[0].recipe.engine, []).append(boundary)
+    # A pass for the boundaries that one engine computes, and for each set of pictures.
+    passes = [
+        [Work(boundary.tensor, part, entries[part.recipe.key]) for boundary, part in zip(alike, parts, strict=True)]
+        for alike in by_engine.values()
+        for parts in zip(*(boundary.parts for boundary in alike), strict=True)
+    ]
+    for number, work in enumerate(passes):
+        recipe = work[0].part.recipe
+        phase = f"computing {recipe.num_rows:,} pictures up to the freeze boundary, once, with {recipe.engine}"
 
-        def done(
-            computed: int, mine: int, number: int = number, pictures: int = len(parts[0].rows), engine: str = engine
-        ) -> None:
-            phase = f"computing {pictures:,} pictures up to the freeze boundary, once, with {engine}"
-            tell({"phase": phase, "share": (number + computed / max(1, mine)) / len(sets)})
+        def done(computed: int, mine: int, number: int = number, phase: str = phase) -> None:
+            tell({"phase": phase, "share": (number + computed / max(1, mine)) / len(passes)})
 
-        work = [
-            Work(boundary.tensor, part, entries[part.recipe.key])
-            for boundary, part in zip(distinct, parts, strict=True)
-        ]
         build_entries(builder, work, share, notice=notice, done=done, alive=alive)
     return time.perf_counter() - started
 

@@ -124,6 +124,13 @@ def test_ray_is_told_to_ask_for_tokens_before_it_is_imported():
     assert done.stdout == "token\n"
 
 
+def test_ray_reports_no_usage():
+    code = "import rayft.distributed; from ray._common.usage import usage_lib as u; print(u.usage_stats_enabled())"
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_USAGE_STATS_ENABLED"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
+
+
 @pytest.mark.parametrize(
     ("text", "shown"),
     [

@@ -23,6 +23,7 @@ from rayft.learn.step import Task, train_step
 from rayft.model.network import build_network
 from rayft.prefix import build as prefix_build
 from rayft.prefix import compute as prefix_compute
+from rayft.prefix import decide as prefix_decide
 from rayft.prefix.boundary import describe_boundary
 from rayft.prefix.build import Builder
 from rayft.prefix.compute import compile_prefix
@@ -325,6 +326,54 @@ def test_auto_declines_what_is_read_once_and_takes_what_is_read_often(backbone, 
     often = decide(config, dataset, boundary, folder, builder, 1e6)
     assert often.used
     assert "saves about" in often.reason
+
+
+def test_a_cache_is_weighed_against_what_a_step_takes_by_tensorflow(backbone, tmp_path, monkeypatch):
+    dataset, config = dataset_of(), config_of(backbone, tmp_path, prefix_cache={"mode": "auto"})
+    network = build_network(config, 3)
+    boundary, folder = describe_boundary(config, dataset, network, 2), CacheFolder.of(config.storage)
+    prefix_s = {None: 0.001, "tensorflow": 0.5}
+    # 168 readings, 70 pictures: 1 ms in the pass does not pay for 10 ms of writing, half a second in each step does.
+    monkeypatch.setattr(
+        prefix_decide, "measure", lambda *parts, engine=None: prefix_decide.Probe(0.0, prefix_s[engine], 0.0, 0.01)
+    )
+    decision = decide(config, dataset, boundary, folder, Builder(config, dataset, network), 3)
+    assert decision.used
+    assert "500.00 ms in the prefix" in decision.reason
+    prefix_s["tensorflow"] = 0.002
+    assert not decide(config, dataset, boundary, folder, Builder(config, dataset, network), 3).used
+
+
+@keras.saving.register_keras_serializable("tests")
+class Doubled(keras.layers.Layer):
+    """A layer that rayft knows nothing of."""
+
+    def call(self, values):
+        return 2 * values
+
+    def get_config(self):
+        return super().get_config()
+
+
+def test_depths_in_front_of_and_behind_an_unknown_layer_are_computed_in_passes_of_their_own(tmp_path):
+    x = inputs = keras.Input((SIDE, SIDE, 3))
+    for block in (1, 2):
+        x = keras.layers.Conv2D(4, 3, padding="same", name=f"block{block}_conv")(x)
+        x = (keras.layers.ReLU if block == 1 else Doubled)(name=f"block{block}_end")(x)
+    keras.Model(inputs, x).save(tmp_path / "own.keras")
+    config, dataset = config_of(str(tmp_path / "own.keras"), tmp_path, freeze={"depth": "all"}), dataset_of()
+    shares = []
+    ensured = ensure_cache(config, dataset, ["all", 1], progress=lambda state: shares.append(state["share"]))
+    assert shares == sorted(shares)
+    assert shares[-1] == 1
+    held = {each.key: each.recipe["engine"].split()[0] for each in list_caches(CacheFolder.of(config.storage))}
+    assert [held[each.keys[0]] for each in ensured] == ["tensorflow", "openvino"]
+    network = build_network(config, 3)
+    opened = open_cache(config, dataset, network)
+    images = tf.constant([np.asarray(Image.open(io.BytesIO(dataset.reader.pictures[n]))) for n in (7, 2)], tf.float32)
+    taken = opened.caches[0].plain.take(np.array([7, 2]))
+    np.testing.assert_allclose(taken, network.split()[0](images, training=False), atol=1e-4)
+    opened.close()
 
 
 def place():

@@ -1,3 +1,7 @@
+import os
+import subprocess
+import sys
+
 import keras
 import numpy as np
 import pytest
@@ -7,6 +11,7 @@ from rayft.config import parse_config
 from rayft.errors import ConfigError, ModelError
 from rayft.model.freeze import resolve_depth
 from rayft.model.network import build_network, find_boundary
+from rayft.prefix import compute as prefix_compute
 from rayft.prefix.compute import compile_prefix
 from rayft.prefix.engine import choose_engine
 from rayft.prefix.recipe import BATCH_ROWS
@@ -71,11 +76,15 @@ def test_openvino_gives_the_activations_of_tensorflow_at_several_boundaries(name
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5 * np.abs(theirs).max())
 
 
-def test_the_numbers_of_openvino_do_not_depend_on_its_threads():
+def test_the_numbers_of_openvino_do_not_depend_on_its_threads_nor_on_the_pictures_of_a_call(monkeypatch):
     model = small(keras.layers.Conv2D(16, 3), keras.layers.ReLU(), keras.layers.Conv2D(64, 3), keras.layers.Flatten())
-    one, two, three = (run(model, "openvino", threads=threads)[0] for threads in (1, 2, 3))
-    np.testing.assert_array_equal(one, two)
-    np.testing.assert_array_equal(one, three)
+    one = run(model, "openvino", threads=1)[0]
+    # Three do not share four calls evenly; of twenty, each call has one picture.
+    for threads in (2, 3, 20):
+        np.testing.assert_array_equal(run(model, "openvino", threads=threads)[0], one)
+    assert [prefix_compute._openvino_rows(threads) for threads in (1, 4, 5, 8, 9, 16, 20, 32, 64)] == [
+        *(8, 8, 4, 4, 2, 2, 1, 1, 1)
+    ]
 
 
 def test_openvino_rounds_to_bfloat16_as_tensorflow_does():
@@ -96,6 +105,17 @@ class Eigenvalues(keras.layers.Layer):
         return tf.linalg.eigvalsh(square + tf.transpose(square, (0, 2, 1)))
 
 
+@keras.saving.register_keras_serializable("tests")
+class Multiply(keras.layers.Layer):
+    """Has the name of a layer of Keras."""
+
+    def call(self, pictures):
+        return 2 * pictures
+
+
+FLOAT32 = keras.layers.Activation("linear", dtype="float32")
+
+
 @pytest.mark.parametrize(
     ("model", "wanted", "engine"),
     [
@@ -107,6 +127,10 @@ class Eigenvalues(keras.layers.Layer):
         (lambda: small(small(Eigenvalues())), "auto", "tensorflow"),
         (lambda: small(keras.layers.Conv2D(4, 3, dtype="float64")), "auto", "tensorflow"),
         (lambda: small(keras.layers.Conv2D(4, 3, dtype="mixed_bfloat16")), "auto", "tensorflow"),
+        (lambda: small(small(keras.layers.Conv2D(4, 3, dtype="float64"), FLOAT32)), "auto", "tensorflow"),
+        (lambda: small(keras.layers.Conv2D(4, 3, activation="relu")), "auto", "openvino"),
+        (lambda: small(keras.layers.Conv2D(4, 3, activation=lambda values: 2 * values)), "auto", "tensorflow"),
+        (lambda: small(Multiply()), "auto", "tensorflow"),
     ],
 )
 def test_auto_takes_openvino_for_the_float32_layers_that_it_knows(model, wanted, engine):
@@ -122,6 +146,18 @@ def test_openvino_is_refused_where_it_cannot_compute():
     with pytest.raises(ModelError, match=words) as error:
         run(model, "openvino")
     assert "prefix_cache.engine=tensorflow" in str(error.value)
+
+
+def test_openvino_sends_nothing_to_its_maker(tmp_path):
+    script = (
+        "from rayft.prefix.engine import import_openvino; import_openvino().Core()\n"
+        "from openvino.tools.ovc import telemetry_utils; print(telemetry_utils.tm.__name__)"
+    )
+    # Its telemetry stays silent on CI by itself.
+    environment = {name: value for name, value in os.environ.items() if name != "CI"} | {"HOME": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", script], check=True, env=environment, capture_output=True, text=True)
+    assert done.stdout == "openvino.tools.ovc.telemetry_stub\n"
+    assert not (tmp_path / "intel").exists()
 
 
 def test_a_prefix_on_a_gpu_stays_with_tensorflow(monkeypatch):
