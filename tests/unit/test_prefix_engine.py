@@ -76,7 +76,7 @@ def test_openvino_gives_the_activations_of_tensorflow_at_several_boundaries(name
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5 * np.abs(theirs).max())
 
 
-def test_the_numbers_of_openvino_do_not_depend_on_its_threads_nor_on_the_pictures_of_a_call(monkeypatch):
+def test_the_numbers_of_openvino_do_not_depend_on_its_threads_nor_on_the_pictures_of_a_call():
     model = small(keras.layers.Conv2D(16, 3), keras.layers.ReLU(), keras.layers.Conv2D(64, 3), keras.layers.Flatten())
     one = run(model, "openvino", threads=1)[0]
     # Three do not share four calls evenly; of twenty, each call has one picture.
