@@ -91,7 +91,8 @@ def _obstacle(prefix: keras.Model) -> str:
 
 def _operations(model: Any) -> Iterator[Any]:
     """Yield the operations of a model, and of the models inside it."""
-    for operation in model.operations:
+    # A Sequential has layers alone.
+    for operation in getattr(model, "operations", model.layers):
         yield from _operations(operation) if isinstance(operation, keras.Model) else (operation,)
 
 
