@@ -102,6 +102,8 @@ def _on_openvino(graph: Any, rows: int, threads: int) -> Compute:
         ports = [compiled.output(output.name) for output in graph.outputs]
         shapes = [tuple(port.shape)[1:] for port in ports]
         requests = [compiled.create_infer_request() for _ in range(threads)]
+        # OpenVINO's first call of a process looks NumPy up in a way that two threads at once never come out of.
+        requests[0].infer(np.zeros(tuple(compiled.input().shape), np.float32), share_inputs=True, share_outputs=True)
     except OSError as error:
         raise StorageError(
             f"Cannot write to {tempfile.gettempdir()}: {error.strerror}.", "Free some space, or set TMPDIR."

@@ -87,6 +87,22 @@ def test_the_numbers_of_openvino_do_not_depend_on_its_threads_nor_on_the_picture
     ]
 
 
+def test_the_first_pass_of_a_process_ends_with_many_threads():
+    # Without a call before the threads', nearly every process stands still here for ever.
+    script = (
+        "import keras, numpy as np, sys\n"
+        "from rayft.prefix.compute import BATCH_ROWS, compile_prefix\n"
+        "inputs = keras.Input((16, 16, 3))\n"
+        "model = keras.Model(inputs, keras.layers.Conv2D(4, 3)(inputs))\n"
+        "compute = compile_prefix(model, [model.output], ['float32'], engine='openvino', threads=32)\n"
+        "pictures = keras.ops.zeros((BATCH_ROWS, 16, 16, 3))\n"
+        "sys.setswitchinterval(1e-6)\n"
+        "print(compute(pictures)[0].shape[1:])"
+    )
+    done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True, timeout=120)
+    assert done.stdout == "(14, 14, 4)\n"
+
+
 def test_openvino_rounds_to_bfloat16_as_tensorflow_does():
     model = small(keras.layers.Flatten())
     (ours,) = run(model, "openvino", ["bfloat16"])
