@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -42,12 +42,19 @@ class Dataset:
         fingerprint: Hex SHA-256 over what the source holds, wherever it lies: pictures, labels, names of
             classes, splits and groups, and the names of files where they are the examples.
         reader: Random access to the encoded pictures by ``row``.
+        withheld: int64, rows that were taken out of ``examples``; nothing but their pictures is known.
     """
 
     examples: pa.Table
     labels: tuple[str, ...]
     fingerprint: str
     reader: Reader
+    withheld: pa.Int64Array = field(default_factory=lambda: pa.array([], pa.int64()))
+
+    @property
+    def pictures(self) -> np.ndarray:
+        """Rows int64 [n] of all pictures, those of withheld examples too."""
+        return np.concatenate([self.examples["row"].to_numpy(), self.withheld.to_numpy()])
 
     @property
     def multi_label(self) -> bool:
@@ -118,8 +125,10 @@ def pictures_by_name(dataset: Dataset, names: Sequence[str]) -> list[bytes]:
 
 
 def without_test(dataset: Dataset) -> Dataset:
-    """Return the dataset without its test split; what never had the examples cannot be tuned on them."""
-    return replace(dataset, examples=dataset.examples.filter(pc.not_equal(dataset.examples["split"], "test")))
+    """Withhold the test split: what never had the examples cannot be tuned on them."""
+    is_test = pc.equal(dataset.examples["split"], "test")
+    withheld = dataset.examples.filter(is_test)["row"].combine_chunks()
+    return replace(dataset, examples=dataset.examples.filter(pc.invert(is_test)), withheld=withheld)
 
 
 def join_validation(dataset: Dataset) -> Dataset:

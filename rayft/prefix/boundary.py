@@ -121,11 +121,11 @@ def _parts(config: RunConfig, dataset: Dataset, network: Network, prefix: keras.
         return Part(recipe, rows, view)
 
     if config.data.augment == AugmentConfig():
-        # All splits in one, so that runs with other splits of the same data find it.
-        return (part(dataset.examples["row"].to_numpy(), None),)
+        # All splits in one, so that runs with other splits of the same data, or a sweep's trials, find it.
+        return (part(dataset.pictures, None),)
     train = dataset.split("train")["row"].to_numpy()
     views = [part(train, view) for view in range(min(config.prefix_cache.views or 1, config.train.epochs))]
-    others = np.setdiff1d(dataset.examples["row"].to_numpy(), train)
+    others = np.setdiff1d(dataset.pictures, train)
     return (*views, part(others, None)) if len(others) else tuple(views)
 
 

@@ -14,7 +14,7 @@ from rayft.config import RunConfig
 from rayft.data.dataset import Dataset
 from rayft.errors import StorageError
 from rayft.model.freeze import resolve_depth
-from rayft.model.network import build_network
+from rayft.model.network import Network, build_network
 from rayft.prefix.boundary import Boundary, describe_boundary
 from rayft.prefix.build import Builder, Work, build_entries
 from rayft.prefix.cached import Cached
@@ -59,6 +59,7 @@ def ensure_cache(
     share: tuple[int, int] = (0, 1),
     progress: Callable[[dict[str, Any]], None] = lambda state: None,
     alive: Callable[[], None] = lambda: None,
+    build: Callable[[RunConfig, int], Network] = build_network,
 ) -> list[Ensured]:
     """Compute the activations at the boundaries of several freeze depths in one pass, where they are missing.
 
@@ -81,6 +82,7 @@ def ensure_cache(
         progress: Called with ``phase`` and, while building, ``share`` in 0..1; a sentence about a damaged shard
             comes as ``notice``.
         alive: Called whenever something was got done, for a watchdog.
+        build: Gives the network of a config and number of classes.
 
     Returns:
         One for each depth, in the order given. A depth that cannot be cached (nothing frozen, several
@@ -96,7 +98,7 @@ def ensure_cache(
     depths = list(depths) or [config.freeze.depth]
     if config.prefix_cache.mode == "off":
         return [Ensured(depth, False, "prefix_cache.mode is off", 0.0, 0, ()) for depth in depths]
-    network = build_network(frozen, len(dataset.labels))
+    network = build(frozen, len(dataset.labels))
     folder = CacheFolder.of(config.storage)
     boundaries = [describe_boundary(config, dataset, network, resolve_depth(depth, network.blocks)) for depth in depths]
     builder = Builder(config, dataset, network)

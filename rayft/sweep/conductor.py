@@ -81,6 +81,10 @@ class Conductor:
         self.failure = self.failure or failure
         self.close()
 
+    def start_clock(self) -> None:
+        """Let the time budget begin now, with the first trial; the preparation does not count."""
+        self._started_at = self._clock()
+
     def out_of_time(self) -> bool:
         """Whether the search's time budget is spent."""
         budget = self._config.sweep.time_budget_s

@@ -2,8 +2,10 @@
 
 import json
 import os
+import shutil
 import signal
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -84,6 +86,24 @@ def test_a_sweep_packages_its_best_trial_and_names_those_that_failed(undisturbed
 def test_trials_reuse_their_processes(undisturbed):
     # Three trials take steps, on two CPUs at most.
     assert len({pid for _, _, pid, _ in steps_log(undisturbed)}) <= 2
+
+
+def test_an_extension_that_is_refused_leaves_the_sweep_as_it_was(tmp_path, undisturbed):
+    home = Path(shutil.copytree(undisturbed, tmp_path / "home"))
+    folder = home / "runs" / "search"
+    kept = {name: (folder / name).read_bytes() for name in ("config.yaml", "result.json", "trials.jsonl")}
+    # A network without a backbone has no block that could be frozen.
+    wrong = CONFIG.replace("  space:\n", "  space:\n    freeze.depth: {grid: [0, 7]}\n")
+    (home / "config.yaml").write_text(wrong)
+    command = _sweep(home, "--trials", "+2")
+    try:
+        assert command.wait() == 2, command.err
+        assert command.left() == []
+    finally:
+        command.clean_up()
+    assert "7" in command.err[command.err.index("error: ") :]
+    assert {name: (folder / name).read_bytes() for name in kept} == kept
+    assert not (folder / "ray").exists()
 
 
 def test_after_a_dead_trial_and_a_dead_driver_the_trials_are_the_same(tmp_path, undisturbed):

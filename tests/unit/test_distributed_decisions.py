@@ -69,3 +69,19 @@ def test_what_starts_a_group_of_workers_loads_no_tensorflow():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "'rayft.distributed.worker'" in done.stdout
     assert "'tensorflow'" not in done.stdout
+
+
+def test_tensorflow_is_imported_without_looking_for_garbage():
+    script = (
+        "import gc\n"
+        "from rayft.config import ClusterConfig\n"
+        "from rayft.distributed.devices import plan_devices, set_up_tensorflow\n"
+        "collections = sum(each['collections'] for each in gc.get_stats())\n"
+        "set_up_tensorflow(plan_devices(ClusterConfig()))\n"
+        "print(sum(each['collections'] for each in gc.get_stats()) - collections, gc.isenabled())"
+    )
+    done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
+    collections, is_enabled = done.stdout.split()
+    # A few may come before and after.
+    assert int(collections) <= 3
+    assert is_enabled == "True"

@@ -1,4 +1,5 @@
 import io
+import shutil
 import threading
 from dataclasses import replace
 
@@ -428,7 +429,8 @@ def test_a_prefix_computed_in_several_calls_gives_the_same_activations(backbone,
     np.testing.assert_allclose(parts, whole, rtol=1e-5, atol=1e-6)
 
 
-def test_nothing_is_built_for_the_evaluations_of_a_run_that_is_trained(backbone, tmp_path):
+@pytest.mark.parametrize("is_evicted", [False, True])
+def test_a_trained_run_is_tested_on_its_cache_and_builds_none_for_that(backbone, tmp_path, is_evicted):
     config, everything = config_of(backbone, tmp_path), dataset_of()
     folder = RunFolder.of(config)
     folder.storage.make_folder()
@@ -438,8 +440,11 @@ def test_nothing_is_built_for_the_evaluations_of_a_run_that_is_trained(backbone,
         return run_session(config, dataset, place(), lambda state: False, strategy, output=Output(folder, package))
 
     trained = run(without_test(everything), None)
-    caches = sorted((tmp_path / "cache" / "prefix").iterdir())
+    (cache,) = (tmp_path / "cache" / "prefix").iterdir()
+    if is_evicted:
+        shutil.rmtree(cache)
     tested = run(everything, folder.package)
-    assert (trained["prefix_cache"]["used"], tested["prefix_cache"]["used"]) == (True, False)
-    assert sorted((tmp_path / "cache" / "prefix").iterdir()) == caches
+    assert (trained["prefix_cache"]["used"], tested["prefix_cache"]["used"]) == (True, not is_evicted)
+    assert cache.exists() is not is_evicted
+    assert len(list(cache.parent.iterdir())) == (not is_evicted)
     assert "test_accuracy" in tested["final"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import ray
@@ -22,65 +22,110 @@ POLL_S = 0.3
 _PREFIX_FIELDS = ("data.", "model.backbone", "model.weights", "train.precision", "prefix_cache.")
 
 
-def read_blocks(config: RunConfig, plan: TrialPlan, check: Callable[[], None]) -> list[str]:
-    """Return the names of the backbone's blocks; refuses depths that it does not have.
+@dataclass(frozen=True)
+class Prepared:
+    """What one process found out and computed.
 
-    ``check`` is called several times a second, and may raise.
-
-    Raises:
-        ModelError: The backbone cannot be built, or a searched depth is none of its depths.
+    Attributes:
+        notices: What was found damaged.
+        ensured: The fields of an ``Ensured`` for each depth; empty where trials share no cache.
     """
-    dimension = config.sweep.space.get(DEPTH)
-    depths = list(dimension.values or []) if dimension else []
-    # Meanwhile the processes of the other slots import TensorFlow, which takes them as long.
-    for _ in range(plan.slots - 1):
-        _start(_warm_up, config, config.model_dump(mode="json"))
-    return _result(_start(_read_blocks, config, config.model_dump(mode="json"), depths), check)
+
+    notices: list[str]
+    ensured: list[dict[str, Any]]
 
 
-def build_prefix(
+class Preparation:
+    """What is done once before the first trial, by as many processes as there are slots.
+
+    Depths that the backbone does not have are refused. Then the activations at all searched boundaries are computed
+    in one pass, but where trials differ in what the prefix computes, or where depths are endless: each trial then
+    decides for itself, as ``rayft train`` does.
+
+    Light trials run in the processes that did this, so that TensorFlow is imported once.
+    """
+
+    def __init__(self, config: RunConfig, space: Space, plan: TrialPlan) -> None:
+        """Nothing is computed yet."""
+        dimension = space.get(DEPTH)
+        depths = [config.freeze.depth] if dimension is None else list(dimension.values or [])
+        shared = not any(path.startswith(_PREFIX_FIELDS) for path in space)
+        self.is_shared = config.prefix_cache.mode != "off" and any(depths) and shared
+        self._passes = config.train.epochs * config.sweep.trials / len(depths) if self.is_shared else None
+        self._config, self._depths, self._count = config, depths, plan.slots if self.is_shared else 1
+        self._handed = 0
+        self._answers: dict[int, Prepared] = {}
+
+    @property
+    def is_done(self) -> bool:
+        """Whether every share is there."""
+        return len(self._answers) == self._count
+
+    @property
+    def ensured(self) -> list[dict[str, Any]]:
+        """The fields of an ``Ensured`` for each depth, once it is done."""
+        # Every process answers for all depths, when all shares are there.
+        return self._answers[0].ensured
+
+    def next(self) -> dict[str, Any] | None:
+        """Return the arguments of ``prepare`` for the next process; None once each share has one."""
+        if self._handed == self._count:
+            return None
+        share = (self._handed, self._count)
+        self._handed += 1
+        return {"depths": self._depths, "passes": self._passes, "share": share}
+
+    def answered(self, number: int, answer: Prepared) -> None:
+        """Take what the process of a share returned."""
+        self._answers[number] = answer
+
+    def lines(self) -> list[str]:
+        """Say what was found and decided."""
+        # Whichever process looked first has found what was damaged.
+        damaged = [line for answer in self._answers.values() for line in answer.notices]
+        return [*damaged, *(f"prefix cache, depth {each['depth']}: {each['reason']}" for each in self.ensured)]
+
+    def run_as_tasks(self, dataset: Dataset, check: Callable[[], None]) -> None:
+        """Do it in processes that end with it; ``check`` is called several times a second, and may raise."""
+        tree, arguments = self._config.model_dump(mode="json"), []
+        while (each := self.next()) is not None:
+            arguments.append(each)
+        tasks = [_start(_prepare_task, self._config, tree, dataset, each) for each in arguments]
+        for number, task in enumerate(tasks):
+            self.answered(number, _result(task, check))
+
+
+def prepare(
     config: RunConfig,
     dataset: Dataset,
-    space: Space,
-    plan: TrialPlan,
-    tell: Callable[[str], None],
-    check: Callable[[], None],
-) -> list[dict[str, Any]]:
-    """Compute the activations at all searched boundaries in one pass, by as many processes as there are slots.
+    build: Callable[[RunConfig, int], Any] | None = None,
+    *,
+    depths: list[Any],
+    passes: float | None,
+    share: tuple[int, int],
+) -> Prepared:
+    """Do the part of a process that has set up TensorFlow.
 
-    Nothing is done where trials differ in what the prefix computes, or where depths are endless: each trial then
-    decides for itself, as ``rayft train`` does. ``check`` is called several times a second, and may raise.
+    Args:
+        config: The sweep.
+        dataset: Train and validation examples.
+        build: Gives the network of a config and number of classes; built anew where not given.
+        depths: Values of ``freeze.depth``.
+        passes: Epochs x trials of a depth, for the cost model; None where nothing is computed for all trials.
+        share: Number of this process, and their count.
 
-    Returns:
-        The fields of an ``Ensured`` for each depth.
+    Raises:
+        ModelError: The backbone cannot be built, or has no such depth.
+        StorageError: The cache cannot be written.
     """
-    depth = space.get(DEPTH)
-    depths = [config.freeze.depth] if depth is None else depth.values
-    shared = not any(path.startswith(_PREFIX_FIELDS) for path in space)
-    if config.prefix_cache.mode == "off" or not depths or not any(depths) or not shared:
-        return []
-    tell("computing the frozen prefix")
-    passes = config.train.epochs * config.sweep.trials / len(depths)
-    shares = [(rank, plan.slots) for rank in range(plan.slots)]
-    tree = config.model_dump(mode="json")
-    tasks = [_start(_build_prefix, config, tree, dataset, depths, passes, share) for share in shares]
-    # Every process answers for all depths, when all shares are there.
-    answers = [_result(task, check) for task in tasks]
-    # Whichever process looked first has found what was damaged.
-    for line in (notice for notices, _ in answers for notice in notices):
-        tell(line)
-    ensured = answers[0][1]
-    for each in ensured:
-        tell(f"prefix cache, depth {each['depth']}: {each['reason']}")
-    return ensured
+    if passes is None:
+        from rayft.model.freeze import resolve_depth
 
-
-def _build_prefix(
-    tree: dict[str, Any], dataset: Dataset, depths: list[Any], passes: float, share: tuple[int, int]
-) -> tuple[list[str], list[dict[str, Any]]]:
-    """Returns what was found damaged, and the fields of an ``Ensured`` for each depth."""
-    config = RunConfig.model_validate(tree)
-    set_up_tensorflow(plan_devices(config.cluster))
+        network = _skeleton(config)
+        for depth in depths:
+            resolve_depth(depth, network.blocks)
+        return Prepared([], [])
+    from rayft.model.network import build_network
     from rayft.prefix.ensure import ensure_cache
 
     notices: list[str] = []
@@ -89,14 +134,43 @@ def _build_prefix(
         if "notice" in state:
             notices.append(state["notice"])
 
-    ensured = ensure_cache(config, dataset, depths, passes=passes, share=share, progress=progress)
+    ensured = ensure_cache(
+        config, dataset, depths, passes=passes, share=share, progress=progress, build=build or build_network
+    )
     # As plain values: their class would bring TensorFlow into the driver.
-    return notices, [asdict(each) for each in ensured]
+    return Prepared(notices, [asdict(each) for each in ensured])
 
 
-def _warm_up(tree: dict[str, Any]) -> None:
-    set_up_tensorflow(plan_devices(RunConfig.model_validate(tree).cluster))
-    import rayft.learn.session  # noqa: F401
+def read_blocks(config: RunConfig, check: Callable[[], None]) -> list[str]:
+    """Return the names of the backbone's blocks.
+
+    ``check`` is called several times a second, and may raise.
+
+    Raises:
+        ModelError: The backbone cannot be built.
+    """
+    return _result(_start(_read_blocks, config, config.model_dump(mode="json")), check)
+
+
+def _read_blocks(tree: dict[str, Any]) -> list[str]:
+    config = RunConfig.model_validate(tree)
+    set_up_tensorflow(plan_devices(config.cluster))
+    return [block.name for block in _skeleton(config).blocks]
+
+
+def _skeleton(config: RunConfig) -> Any:
+    """Build the network; weights do not change its blocks."""
+    from rayft.model.network import build_network
+
+    if not config.model.backbone.endswith(".keras"):
+        config = config.model_copy(update={"model": config.model.model_copy(update={"weights": "none"})})
+    return build_network(config, num_classes=2)
+
+
+def _prepare_task(tree: dict[str, Any], dataset: Dataset, arguments: dict[str, Any]) -> Prepared:
+    config = RunConfig.model_validate(tree)
+    set_up_tensorflow(plan_devices(config.cluster))
+    return prepare(config, dataset, **arguments)
 
 
 def _start(function: Callable[..., Any], config: RunConfig, *arguments: Any) -> ray.ObjectRef:
@@ -121,18 +195,3 @@ def _result(reference: ray.ObjectRef, check: Callable[[], None]) -> Any:
 def _with_driver_folder(driver: dict[str, Any], function: Callable[..., Any], *arguments: Any) -> Any:
     enter_driver_folder(driver)
     return function(*arguments)
-
-
-def _read_blocks(tree: dict[str, Any], depths: list[Any]) -> list[str]:
-    config = RunConfig.model_validate(tree)
-    set_up_tensorflow(plan_devices(config.cluster))
-    from rayft.model.freeze import resolve_depth
-    from rayft.model.network import build_network
-
-    # Weights do not change the blocks.
-    if not config.model.backbone.endswith(".keras"):
-        tree = {**tree, "model": {**tree["model"], "weights": "none"}}
-    network = build_network(RunConfig.model_validate(tree), num_classes=2)
-    for depth in depths:
-        resolve_depth(depth, network.blocks)
-    return [block.name for block in network.blocks]

@@ -17,7 +17,7 @@ from rayft.distributed.cluster import connect, metrics_address
 from rayft.distributed.export import RaySink
 from rayft.distributed.run import prepare_dataset
 from rayft.distributed.sweep.interrupt import interruptible
-from rayft.distributed.sweep.prepare import build_prefix, read_blocks
+from rayft.distributed.sweep.prepare import Preparation, read_blocks
 from rayft.distributed.sweep.reap import reap_placement_groups
 from rayft.distributed.sweep.trial import TrialContext
 from rayft.distributed.sweep.tuner import run_tuner
@@ -33,7 +33,7 @@ from rayft.sweep.choose import mode_of, sweep_metric
 from rayft.sweep.conductor import Conductor
 from rayft.sweep.outcome import summarise, tidy_up
 from rayft.sweep.plan import TrialPlan, plan_trials
-from rayft.sweep.record import SweepFolder
+from rayft.sweep.record import SweepFolder, Trial
 from rayft.sweep.search import first_values, get_suggest
 from rayft.sweep.space import DEPTH, Space, check_space, default_space
 from rayft.sweep.watch import SweepWatch
@@ -102,6 +102,7 @@ def sweep(
             "Set data.validation_fraction, or give examples the split validation.",
         )
     on_standing(Standing("starting Ray"))
+    earlier = None if fresh else _Earlier.of(folder)
     log = RunLog(on_event)
     begun = False
     with contextlib.ExitStack() as claim:
@@ -131,7 +132,7 @@ def sweep(
             claim.close()
             if begun:
                 with contextlib.suppress(StorageError):  # Such as the one that ended the sweep.
-                    _leave(folder, config, error, time.perf_counter() - started, log)
+                    _leave(folder, config, error, time.perf_counter() - started, log, earlier)
             raise
         result["wall_s"] = round(time.perf_counter() - started, 3)
         folder.run.write_result(result)
@@ -152,22 +153,42 @@ def _search(
 ) -> tuple[dict[str, Any], Space]:
     dataset = without_test(everything)
     plan = plan_trials(config, _nodes(), train_size=dataset.size("train"))
-    on_standing(Standing("reading the backbone", plan))
-    blocks = read_blocks(config, plan, check)
-    space = config.sweep.space or default_space(blocks)
-    check_space(config, space)
+    space = config.sweep.space
+    if not space:
+        on_standing(Standing("reading the backbone", plan))
+        space = default_space(read_blocks(config, check))
+        check_space(config, space)
     suggest = get_suggest(config.sweep.searcher, space, seed=config.seed, mode=mode_of(sweep_metric(config)))
     begin()
-    built = build_prefix(config, dataset, space, plan, lambda phase: on_standing(Standing(phase, plan)), check)
-    _tell_of_prefix(sink, built)
+    preparation, preparing = Preparation(config, space, plan), Standing("computing the frozen prefix", plan)
+    if plan.kind == "distributed":
+        on_standing(preparing)
+        preparation.run_as_tasks(dataset, check)
     first = first_values(config, space)
     conductor = Conductor(config, space, folder, suggest, kind=plan.kind, slots=plan.slots, first=first)
     context = TrialContext.of(config, dataset, everything, folder, plan.kind)
-    _run_watched(config, space, conductor, context, plan, on_standing, check)
+    told = False
+
+    def standing() -> None:
+        """Tell how the sweep stands; what came of the preparation once."""
+        nonlocal told
+        if preparation.is_done and not told:
+            for line in preparation.lines():
+                on_standing(Standing(line, plan))
+            _tell_of_prefix(sink, preparation.ensured)
+            told = True
+        on_standing(Standing("searching", plan, conductor) if told else preparing)
+
+    def run(done: threading.Event) -> None:
+        run_tuner(config, space, preparation, conductor, context, plan, done)
+
+    _run_watched(run, conductor, standing, check)
+    standing()
+    on_standing(Standing("done", plan, conductor))
     result = summarise(config, space, conductor.trials)
     depth = result["best_params"].get(DEPTH, config.freeze.depth)
-    for each in built:
-        # The winner was evaluated on the pictures; what its trial was trained on is the sweep's.
+    for each in preparation.ensured:
+        # The winner found it there; what it took to compute is the sweep's.
         if each["depth"] == depth and not result["refit"]:
             result["prefix_cache"] = {name: each[name] for name in ("used", "reason", "build_s", "bytes")}
     return result, space
@@ -183,12 +204,9 @@ def _tell_of_prefix(sink: Sink, built: list[dict[str, Any]]) -> None:
 
 
 def _run_watched(
-    config: RunConfig,
-    space: Space,
+    tune: Callable[[threading.Event], None],
     conductor: Conductor,
-    context: TrialContext,
-    plan: TrialPlan,
-    on_standing: OnStanding,
+    standing: Callable[[], None],
     check: Callable[[], None],
 ) -> None:
     """Run Ray Tune in a thread, and tell how the sweep stands meanwhile."""
@@ -197,7 +215,7 @@ def _run_watched(
 
     def run() -> None:
         try:
-            run_tuner(config, space, conductor, context, plan, done)
+            tune(done)
         except BaseException as error:
             failures.append(error)
         finally:
@@ -207,7 +225,7 @@ def _run_watched(
         threading.Thread(target=run, name="ray-tune", daemon=True).start()
         reaped_at = time.monotonic()
         while not done.wait(POLL_S):
-            on_standing(Standing("searching", plan, conductor))
+            standing()
             check()
             if conductor.failure is not None:
                 break
@@ -222,7 +240,6 @@ def _run_watched(
     if conductor.failure is not None:
         # Ray Tune would wrap it, or take it for a trial's.
         raise conductor.failure
-    on_standing(Standing("done", plan, conductor))
     if failures:
         if isinstance(failures[0], RayftError):
             raise failures[0]
@@ -258,10 +275,32 @@ def _nodes() -> list[dict[str, float]]:
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
-def _leave(folder: SweepFolder, config: RunConfig, error: RayftError, wall_s: float, log: RunLog) -> None:
-    """Say in the folder how the sweep ended; remove it where nothing was done yet."""
+@dataclass(frozen=True)
+class _Earlier:
+    """What an earlier sweep of the name left."""
+
+    config: RunConfig
+    result: dict[str, Any] | None
+    trials: dict[str, Trial]
+
+    @classmethod
+    def of(cls, folder: SweepFolder) -> _Earlier | None:
+        config, trials = folder.run.stored_config(), folder.trials()
+        return cls(config, folder.run.result(), trials) if config is not None and trials else None
+
+
+def _leave(
+    folder: SweepFolder, config: RunConfig, error: RayftError, wall_s: float, log: RunLog, earlier: _Earlier | None
+) -> None:
+    """Say in the folder how the sweep ended; where it did nothing yet, leave the folder as it was."""
     if error.exit_code == 2 and not (folder.storage / "trials.jsonl").exists():
         folder.run.withdraw()
+        return
+    if error.exit_code == 2 and earlier is not None and folder.trials() == earlier.trials:
+        folder.run.begin(earlier.config, fresh=False)
+        if earlier.result is not None:
+            folder.run.write_result(earlier.result)
+        folder.run.tidy()
         return
     status = "interrupted" if error.exit_code == 130 else "failed"
     left = {"name": config.name, "status": status, "error": str(error), "wall_s": round(wall_s, 3)}

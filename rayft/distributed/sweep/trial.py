@@ -19,8 +19,9 @@ from rayft.distributed.devices import plan_devices, set_up_tensorflow
 from rayft.distributed.export import RaySink
 from rayft.distributed.group import run_group
 from rayft.distributed.sweep.attempt import Attempt
+from rayft.distributed.sweep.prepare import prepare
 from rayft.distributed.worker import describe_error, enter_driver_folder, run_worker, watchdog
-from rayft.errors import RayftError, StorageError
+from rayft.errors import RayftError, RunFailed, StorageError
 from rayft.observe.log import RunLog
 from rayft.observe.watch import watched
 from rayft.runs import RunFolder
@@ -65,8 +66,8 @@ class TrialContext:
 class TrialActor(tune.Trainable):
     """Ray Tune's side of a trial; its process is used again for the next one.
 
-    A step is an epoch. An attempt that raises is repeated here, in the same process, from the trial's own last
-    checkpoint; only a process that dies is Ray Tune's to replace.
+    Its first task may be a share of the preparation. Of a trial, a step is an epoch. An attempt that raises is repeated
+    here, in the same process, from the trial's own last checkpoint; only a process that dies is Ray Tune's to replace.
     """
 
     def setup(self, config: dict[str, Any], context: TrialContext) -> None:
@@ -88,6 +89,8 @@ class TrialActor(tune.Trainable):
         """Wait for the next epoch; returns the trial's state after it."""
         while True:
             epoch = self._attempt.next_epoch()
+            if self._prepares:
+                return self._answer()
             if self._attempt.error is None:
                 return self._report(finished=epoch is None)
             self._failures += 1
@@ -124,8 +127,14 @@ class TrialActor(tune.Trainable):
         self._end()
 
     def _begin(self, config: dict[str, Any]) -> None:
+        base, dataset = RunConfig.model_validate(self._context.config), self._context.dataset
+        self._prepares = "prepare" in config
+        if self._prepares:
+            self._attempt = Attempt(
+                lambda attempt: prepare(base, dataset, self._build, **config["prepare"]), lockstep=True
+            )
+            return
         self._trial = trial = Trial(**config["trial"])
-        base = RunConfig.model_validate(self._context.config)
         # PBT changes the values in Ray Tune's config, not in the trial that was handed out.
         tree = trial_config(base, config["params"], seed=trial.seed).model_dump()
         tree["train"]["metric"] = sweep_metric(base)
@@ -151,6 +160,14 @@ class TrialActor(tune.Trainable):
         light = self._context.kind == "light"
         self._attempt = Attempt(self._train_here if light else self._train_in_group, lockstep=light)
 
+    def _answer(self) -> dict[str, Any]:
+        """Report a share of the preparation; there is no second try, since the next trial would fail as well."""
+        error = self._attempt.error
+        if error is None:
+            return {"prepared": self._attempt.result, "done": True}
+        known = isinstance(error, RayftError)
+        return {"fatal": error if known else RunFailed(describe_error(error, "The preparation"), ""), "done": True}
+
     def _end(self) -> None:
         ended = self._attempt.stop(_STOP_S)
         if self._context.kind == "light":
@@ -159,6 +176,12 @@ class TrialActor(tune.Trainable):
             if is_lost:
                 self._empty_workshop()
             self._workshop.tidy(always=is_lost)
+
+    def _build(self, config: RunConfig, num_classes: int) -> Any:
+        """Build a network that the trials of this process use again."""
+        import tensorflow as tf
+
+        return self._workshop.network(config, num_classes, tf.distribute.get_strategy())
 
     def _empty_workshop(self) -> None:
         from rayft.learn.workshop import Workshop

@@ -15,9 +15,11 @@ from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialSch
 from ray.tune.search import Searcher
 
 from rayft.config import RunConfig
+from rayft.distributed.sweep.prepare import Preparation
 from rayft.distributed.sweep.reap import reap_placement_groups
 from rayft.distributed.sweep.schedulers import make_scheduler
 from rayft.distributed.sweep.trial import TrialActor, TrialContext
+from rayft.errors import RunFailed
 from rayft.sweep.choose import sweep_metric
 from rayft.sweep.conductor import Conductor
 from rayft.sweep.plan import TrialPlan
@@ -34,9 +36,17 @@ TUNE_SETTINGS = {
     "RAY_AIR_NEW_OUTPUT": "0",
 }
 
+_PREPARE = "prepare"
+
 
 def run_tuner(
-    config: RunConfig, space: Space, conductor: Conductor, context: TrialContext, plan: TrialPlan, done: threading.Event
+    config: RunConfig,
+    space: Space,
+    preparation: Preparation,
+    conductor: Conductor,
+    context: TrialContext,
+    plan: TrialPlan,
+    done: threading.Event,
 ) -> None:
     """Run everything that the conductor hands out; sets ``done`` at the end, whatever happened."""
     os.environ.update(tune_settings(plan.slots))
@@ -49,7 +59,7 @@ def run_tuner(
     tuner = tune.Tuner(
         actor,
         tune_config=tune.TuneConfig(
-            search_alg=_Search(conductor),
+            search_alg=_Search(preparation, conductor),
             scheduler=_SearchOnly(
                 make_scheduler(config, space, conductor, plan.slots), conductor, sweep_metric(config)
             ),
@@ -64,7 +74,7 @@ def run_tuner(
             # The trials' own checkpoints lie in the sweep's folder.
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
             failure_config=tune.FailureConfig(max_failures=config.sweep.retries),
-            callbacks=[_Notes(conductor)],
+            callbacks=[_Notes(preparation, conductor)],
             verbose=0,
         ),
     )
@@ -92,13 +102,17 @@ class _OfThisProcess:
 
 
 class _Search(_OfThisProcess, Searcher):
-    """Asks the conductor for the next trial."""
+    """Asks the conductor for the next trial, once the preparation is done."""
 
-    def __init__(self, conductor: Conductor) -> None:
+    def __init__(self, preparation: Preparation, conductor: Conductor) -> None:
         super().__init__()
-        self._conductor = conductor
+        self._preparation, self._conductor = preparation, conductor
 
     def suggest(self, trial_id: str) -> Any:
+        if not self._preparation.is_done:
+            self._conductor.start_clock()
+            task = self._preparation.next()
+            return task and {"trial": {"id": f"prepare-{task['share'][0]}", "role": _PREPARE}, "prepare": task}
         trial = self._conductor.next()
         if trial == "end":
             return Searcher.FINISHED
@@ -175,25 +189,35 @@ class _SearchOnly(_OfThisProcess, FIFOScheduler):
 class _Notes(_OfThisProcess, tune.Callback):
     """Tells the conductor what happens."""
 
-    def __init__(self, conductor: Conductor) -> None:
-        self._conductor = conductor
+    def __init__(self, preparation: Preparation, conductor: Conductor) -> None:
+        self._preparation, self._conductor = preparation, conductor
 
     def on_trial_start(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
-        self._conductor.started(_name(trial))
+        if not _is_preparation(trial):
+            self._conductor.started(_name(trial))
 
     def on_trial_result(self, iteration: int, trials: list, trial: Any, result: dict, **info: Any) -> None:
         if "fatal" in result:
             self._conductor.give_up(result["fatal"])
-        self._conductor.reported(_name(trial), result["report"], dict(trial.config["params"]))
+        if "prepared" in result:
+            self._preparation.answered(trial.config["prepare"]["share"][0], result["prepared"])
+        if "report" in result:
+            self._conductor.reported(_name(trial), result["report"], dict(trial.config["params"]))
 
     def on_trial_complete(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
-        self._conductor.completed(_name(trial))
+        if not _is_preparation(trial):
+            self._conductor.completed(_name(trial))
 
     def on_trial_recover(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
-        self._conductor.recovered(_name(trial), _why(trial))
+        if not _is_preparation(trial):
+            self._conductor.recovered(_name(trial), _why(trial))
 
     def on_trial_error(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
-        self._conductor.failed(_name(trial), _why(trial))
+        if _is_preparation(trial):
+            why = f"The preparation of the trials failed. {_why(trial)}"
+            self._conductor.give_up(RunFailed(why, "Run the same command again to go on."))
+        else:
+            self._conductor.failed(_name(trial), _why(trial))
 
 
 def _replay(scheduler: AsyncHyperBandScheduler, conductor: Conductor, metric: str) -> None:
@@ -213,6 +237,10 @@ def _name(trial: Any) -> str:
 
 def _is_search(trial: Any) -> bool:
     return trial.config["trial"]["role"] == "search"
+
+
+def _is_preparation(trial: Any) -> bool:
+    return trial.config["trial"]["role"] == _PREPARE
 
 
 def _why(trial: Any) -> str:
