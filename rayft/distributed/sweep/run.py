@@ -160,7 +160,8 @@ def _search(
         check_space(config, space)
     suggest = get_suggest(config.sweep.searcher, space, seed=config.seed, mode=mode_of(sweep_metric(config)))
     begin()
-    preparation, preparing = Preparation(config, space, plan), Standing("computing the frozen prefix", plan)
+    preparation = Preparation(config, space, plan)
+    preparing = Standing("computing the frozen prefix" if preparation.is_shared else "starting the trials", plan)
     if plan.kind == "distributed":
         on_standing(preparing)
         preparation.run_as_tasks(dataset, check)
