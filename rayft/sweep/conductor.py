@@ -72,6 +72,11 @@ class Conductor:
         with self._lock:
             return dict(self._trials)
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether nothing is written down any more."""
+        return self._closed
+
     def close(self) -> None:
         """Write nothing down any more; trials that ran will wait at the next start."""
         self._closed = True

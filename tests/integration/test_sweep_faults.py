@@ -79,7 +79,7 @@ def test_builders_killed_half_way_are_replaced(home, undisturbed):
     try:
         command.wait_until(lambda: _is_half_built(home))
         command.look()
-        killed = command.kill("ray::TrialActor")
+        killed = command.kill("ray::ResourceTrainable")
         assert killed
         print(f"\nkilled {killed} builders at {len(_shards(home))} shards")
     finally:

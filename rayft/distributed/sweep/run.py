@@ -13,7 +13,7 @@ import ray
 
 from rayft.config import RunConfig
 from rayft.data.dataset import Dataset, without_test
-from rayft.distributed.cluster import connect, metrics_address
+from rayft.distributed.cluster import connect, has_ended, metrics_address
 from rayft.distributed.export import RaySink
 from rayft.distributed.run import prepare_dataset
 from rayft.distributed.sweep.interrupt import interruptible
@@ -40,6 +40,8 @@ from rayft.sweep.watch import SweepWatch
 
 POLL_S = 0.3
 REAP_EVERY_S = 2.0
+# Ray Tune gives trials 5 s to end by themselves.
+TUNE_END_S = 15.0
 
 
 @dataclass(frozen=True)
@@ -222,8 +224,9 @@ def _run_watched(
         finally:
             done.set()
 
+    thread = threading.Thread(target=run, name="ray-tune", daemon=True)
     try:
-        threading.Thread(target=run, name="ray-tune", daemon=True).start()
+        thread.start()
         reaped_at = time.monotonic()
         while not done.wait(POLL_S):
             standing()
@@ -237,8 +240,10 @@ def _run_watched(
     except RunInterrupted:
         # What Ray's end does to the trials is not theirs.
         conductor.close()
+        _wait_for_end(thread)
         raise
     if conductor.failure is not None:
+        _wait_for_end(thread)
         # Ray Tune would wrap it, or take it for a trial's.
         raise conductor.failure
     if failures:
@@ -247,6 +252,13 @@ def _run_watched(
         raise RunFailed(
             f"Ray Tune ended with {type(failures[0]).__name__}: {failures[0]}", "Run the same command again to go on."
         ) from failures[0]
+
+
+def _wait_for_end(thread: threading.Thread) -> None:
+    """Let Ray Tune notice that the conductor is closed: Ray ends a process that asks it for something after its end."""
+    end = time.monotonic() + TUNE_END_S
+    while thread.is_alive() and not has_ended() and time.monotonic() < end:
+        thread.join(POLL_S)
 
 
 def _settle_trials(config: RunConfig, folder: SweepFolder, more: int) -> RunConfig:

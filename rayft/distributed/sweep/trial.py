@@ -165,8 +165,9 @@ class TrialActor(tune.Trainable):
         error = self._attempt.error
         if error is None:
             return {"prepared": self._attempt.result, "done": True}
-        known = isinstance(error, RayftError)
-        return {"fatal": error if known else RunFailed(describe_error(error, "The preparation"), ""), "done": True}
+        if not isinstance(error, RayftError):
+            error = RunFailed(describe_error(error, "The preparation"), "Mend that line, then run the command again.")
+        return {"fatal": error, "done": True}
 
     def _end(self) -> None:
         ended = self._attempt.stop(_STOP_S)

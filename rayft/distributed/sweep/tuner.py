@@ -101,6 +101,10 @@ class _OfThisProcess:
         return self
 
 
+class _Closed(Exception):
+    """Ends Ray Tune before its trials have ended."""
+
+
 class _Search(_OfThisProcess, Searcher):
     """Asks the conductor for the next trial, once the preparation is done."""
 
@@ -109,6 +113,8 @@ class _Search(_OfThisProcess, Searcher):
         self._preparation, self._conductor = preparation, conductor
 
     def suggest(self, trial_id: str) -> Any:
+        if self._conductor.is_closed:
+            raise _Closed
         if not self._preparation.is_done:
             self._conductor.start_clock()
             task = self._preparation.next()
