@@ -64,7 +64,7 @@ def main() -> None:
 
     setting = json.loads(sys.argv[1])
     tree = setting["config"]
-    ray.init(include_dashboard=False, log_to_driver=False, num_cpus=setting["cpus"])
+    ray.init("local", include_dashboard=False, log_to_driver=False, num_cpus=setting["cpus"])
     each = {"CPU": tree["cluster"]["cpus_per_worker"]}
     tuner = tune.Tuner(
         tune.with_resources(tune.with_parameters(train, tree=tree), each),
