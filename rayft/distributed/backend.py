@@ -17,7 +17,7 @@ from ray.train.backend import Backend, BackendConfig
 
 
 class WorkersOfTensorflow(BackendConfig):
-    """Gives each worker the ``TF_CONFIG`` of its rank; to be given to ``TensorflowTrainer``."""
+    """Gives each worker the ``TF_CONFIG`` of its rank; to be given to Ray's trainer."""
 
     @property
     def backend_cls(self) -> type[Backend]:

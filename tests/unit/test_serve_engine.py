@@ -135,7 +135,8 @@ def test_answers_are_those_of_the_predictor_whatever_the_batch(engine, packages,
     np.testing.assert_allclose(encoded.probabilities, alone(packages[name], PICTURES[:count]), atol=1e-5)
     predictor = rayft.load(packages[name])
     decoded = np.stack([predictor.decode(picture, "x") for picture in PICTURES[:count]])
-    np.testing.assert_array_equal(answer(engine, name, decoded).probabilities, encoded.probabilities)
+    # Encoded pictures come one by one, in batches as they fall; some CPUs round differently at each size of a batch.
+    np.testing.assert_allclose(answer(engine, name, decoded).probabilities, encoded.probabilities, rtol=1e-5)
 
 
 def test_no_picture_is_no_answer(engine):
