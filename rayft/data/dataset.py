@@ -124,11 +124,18 @@ def pictures_by_name(dataset: Dataset, names: Sequence[str]) -> list[bytes]:
     return dataset.reader.read(np.array([rows[name] for name in names], np.int64))
 
 
-def without_test(dataset: Dataset) -> Dataset:
-    """Withhold the test split: what never had the examples cannot be tuned on them."""
+def without_test(dataset: Dataset, *, keep_pictures: bool = True) -> Dataset:
+    """Withhold the test split: what never had the examples cannot be tuned on them.
+
+    Args:
+        dataset: All examples.
+        keep_pictures: Whether their pictures stay known, for caches that the test will read.
+    """
     is_test = pc.equal(dataset.examples["split"], "test")
-    withheld = dataset.examples.filter(is_test)["row"].combine_chunks()
-    return replace(dataset, examples=dataset.examples.filter(pc.invert(is_test)), withheld=withheld)
+    smaller = replace(dataset, examples=dataset.examples.filter(pc.invert(is_test)))
+    if not keep_pictures:
+        return smaller
+    return replace(smaller, withheld=dataset.examples.filter(is_test)["row"].combine_chunks())
 
 
 def join_validation(dataset: Dataset) -> Dataset:

@@ -83,9 +83,14 @@ def test_a_sweep_packages_its_best_trial_and_names_those_that_failed(undisturbed
     assert "Recommendation" in (folder / "report.html").read_text()
 
 
-def test_trials_reuse_their_processes(undisturbed):
-    # Three trials take steps, on two CPUs at most.
-    assert len({pid for _, _, pid, _ in steps_log(undisturbed)}) <= 2
+def test_each_slot_runs_its_trials_in_the_process_it_started_with(undisturbed):
+    logs = (undisturbed / "runs" / "search" / "trials").glob("*/log.jsonl")
+    events = [json.loads(line) for log in logs for line in log.read_text().splitlines()]
+    pids = {event["trial"]: event["fields"]["pid"] for event in events if event["event"] == "worker_started"}
+    # Two CPUs. Ray Tune would keep one process where no trial waits yet, and give it all trials that are short.
+    assert len(pids) == 7
+    assert pids["0000"] != pids["0001"]
+    assert set(pids.values()) == {pids["0000"], pids["0001"]}
 
 
 def test_an_extension_that_is_refused_leaves_the_sweep_as_it_was(tmp_path, undisturbed):

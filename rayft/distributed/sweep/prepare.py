@@ -42,7 +42,7 @@ class Preparation:
     in one pass, but where trials differ in what the prefix computes, or where depths are endless: each trial then
     decides for itself, as ``rayft train`` does.
 
-    Light trials run in the processes that did this, so that TensorFlow is imported once.
+    Light trials run in the processes that did this, so that TensorFlow is imported once a slot.
     """
 
     def __init__(self, config: RunConfig, space: Space, plan: TrialPlan) -> None:
@@ -52,7 +52,9 @@ class Preparation:
         shared = not any(path.startswith(_PREFIX_FIELDS) for path in space)
         self.is_shared = config.prefix_cache.mode != "off" and any(depths) and shared
         self._passes = config.train.epochs * config.sweep.trials / len(depths) if self.is_shared else None
-        self._config, self._depths, self._count = config, depths, plan.slots if self.is_shared else 1
+        self._config, self._depths = config, depths
+        # Where nothing is shared, the processes of light trials start at least.
+        self._count = plan.slots if self.is_shared or plan.kind == "light" else 1
         self._handed = 0
         self._answers: dict[int, Prepared] = {}
 

@@ -40,8 +40,8 @@ from rayft.sweep.watch import SweepWatch
 
 POLL_S = 0.3
 REAP_EVERY_S = 2.0
-# Ray Tune gives trials 5 s to end by themselves.
-TUNE_END_S = 15.0
+# Ray Tune gives a process that is busy 10 s to end by itself.
+TUNE_END_S = 20.0
 
 
 @dataclass(frozen=True)
@@ -153,8 +153,7 @@ def _search(
     check: Callable[[], None],
     sink: Sink,
 ) -> tuple[dict[str, Any], Space]:
-    dataset = without_test(everything)
-    plan = plan_trials(config, _nodes(), train_size=dataset.size("train"))
+    plan = plan_trials(config, _nodes(), train_size=everything.size("train"))
     space = config.sweep.space
     if not space:
         on_standing(Standing("reading the backbone", plan))
@@ -163,6 +162,8 @@ def _search(
     suggest = get_suggest(config.sweep.searcher, space, seed=config.seed, mode=mode_of(sweep_metric(config)))
     begin()
     preparation = Preparation(config, space, plan)
+    # A cache that one trial alone computes is not that of the winner's test.
+    dataset = without_test(everything, keep_pictures=preparation.is_shared)
     preparing = Standing("computing the frozen prefix" if preparation.is_shared else "starting the trials", plan)
     if plan.kind == "distributed":
         on_standing(preparing)

@@ -164,7 +164,7 @@ class TrialActor(tune.Trainable):
         """Report a share of the preparation; there is no second try, since the next trial would fail as well."""
         error = self._attempt.error
         if error is None:
-            return {"prepared": self._attempt.result, "done": True}
+            return {"prepared": self._attempt.result}
         if not isinstance(error, RayftError):
             error = RunFailed(describe_error(error, "The preparation"), "Mend that line, then run the command again.")
         return {"fatal": error, "done": True}

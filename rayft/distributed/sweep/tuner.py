@@ -37,6 +37,8 @@ TUNE_SETTINGS = {
 }
 
 _PREPARE = "prepare"
+# A process that dies while it prepares is replaced so often, where trials are repeated less often.
+_PREPARE_RETRIES = 2
 
 
 def run_tuner(
@@ -113,8 +115,6 @@ class _Search(_OfThisProcess, Searcher):
         self._preparation, self._conductor = preparation, conductor
 
     def suggest(self, trial_id: str) -> Any:
-        if self._conductor.is_closed:
-            raise _Closed
         if not self._preparation.is_done:
             self._conductor.start_clock()
             task = self._preparation.next()
@@ -149,6 +149,7 @@ class _SearchOnly(_OfThisProcess, FIFOScheduler):
     def __init__(self, inner: TrialScheduler, conductor: Conductor, metric: str) -> None:
         super().__init__()
         self._inner, self._conductor, self._metric_name = inner, conductor, metric
+        self._prepared: dict[str, Any] = {}
         if isinstance(inner, AsyncHyperBandScheduler):
             _replay(inner, conductor, metric)
 
@@ -158,6 +159,8 @@ class _SearchOnly(_OfThisProcess, FIFOScheduler):
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
         if _is_search(trial):
             self._inner.on_trial_add(tune_controller, trial)
+        elif _is_preparation(trial):
+            trial.max_failures = max(_PREPARE_RETRIES, trial.max_failures)
 
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
         if _is_search(trial):
@@ -166,6 +169,8 @@ class _SearchOnly(_OfThisProcess, FIFOScheduler):
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict) -> str:
         if result.get("done"):
             return TrialScheduler.STOP
+        if _is_preparation(trial):
+            return self._hold(tune_controller, trial)
         if not _is_search(trial) or self._metric_name not in result:
             return TrialScheduler.CONTINUE
         if self._conductor.out_of_time():
@@ -180,6 +185,19 @@ class _SearchOnly(_OfThisProcess, FIFOScheduler):
     def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict) -> None:
         if _is_search(trial):
             self._inner.on_trial_complete(tune_controller, trial, result)
+        elif _is_preparation(trial):
+            # Ray Tune ends all processes but one for which no trial is waiting. The first trials come a moment later.
+            tune_controller._actor_cache.increase_max(trial.placement_group_factory)
+
+    def _hold(self, tune_controller: Any, trial: Any) -> str:
+        """Keep the process of a share until all shares are there; Ray Tune would give it one that still starts."""
+        self._prepared[_name(trial)] = trial
+        if len(self._prepared) < trial.config["prepare"]["share"][1]:
+            return TrialScheduler.NOOP
+        for each in self._prepared.values():
+            if each is not trial:
+                tune_controller.stop_trial(each)
+        return TrialScheduler.STOP
 
     def on_trial_remove(self, tune_controller: Any, trial: Any) -> None:
         if _is_search(trial):
@@ -197,6 +215,10 @@ class _Notes(_OfThisProcess, tune.Callback):
 
     def __init__(self, preparation: Preparation, conductor: Conductor) -> None:
         self._preparation, self._conductor = preparation, conductor
+
+    def on_step_begin(self, iteration: int, trials: list, **info: Any) -> None:
+        if self._conductor.is_closed:
+            raise _Closed
 
     def on_trial_start(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
         if not _is_preparation(trial):
