@@ -21,16 +21,31 @@ ray.init(address="{address}", logging_level="ERROR", log_to_driver=False)
 states = [group["state"] for group in ray.util.placement_group_table().values()]
 print(json.dumps([[state for state in states if state != "REMOVED"], ray.available_resources().get("CPU", 0)]))
 """
+# Somebody else's work, which takes one CPU for as long as its process lives.
+OTHER = """
+import time, ray
+ray.init(address="{address}", logging_level="ERROR", log_to_driver=False)
+class Other:
+    def is_there(self):
+        return True
+other = ray.remote(num_cpus=1)(Other).remote()
+print(ray.get(other.is_there.remote()), flush=True)
+time.sleep(3600)
+"""
 GRID = 'sweep.space={"optim.learning_rate": {"grid": [0.001, 0.01]}}'
 
 pytestmark = [pytest.mark.full, pytest.mark.timeout(1200)]
+
+
+def _of_the_cluster(home):
+    return {**os.environ, "HOME": str(home), "RAY_AUTH_MODE": "token"}
 
 
 def _look(head, home):
     """Return the states of placement groups that are not removed, and the free CPUs."""
     done = subprocess.run(
         [sys.executable, "-c", LOOK.format(address=head.address)],
-        env={**os.environ, "HOME": str(home), "RAY_AUTH_MODE": "token"},
+        env=_of_the_cluster(home),
         capture_output=True,
         text=True,
         timeout=120,
@@ -118,3 +133,20 @@ def test_dead_trials_and_drivers_leave_no_placement_group(tmp_path):
         finally:
             command.clean_up()
         _wait_until_empty(head, home / "home")
+
+
+def test_a_sweep_ends_on_a_cluster_where_others_hold_a_cpu(tmp_path):
+    home = make_home(tmp_path / "work", CONFIG)
+    with ray_head(home / "home", cpus=2) as head:
+        code, environment = OTHER.format(address=head.address), _of_the_cluster(home / "home")
+        with subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE) as other:
+            assert other.stdout.readline() == b"True\n"
+            # Two slots by what the cluster is, one by what is free of it.
+            more = [f"cluster.address={head.address}", "sweep.trials=2", GRID]
+            command = Command.start(home, "sweep", "config.yaml", *(word for each in more for word in ("--set", each)))
+            try:
+                assert command.wait() == 0, command.err
+            finally:
+                command.clean_up()
+                other.kill()
+        assert "2 at once" in command.err

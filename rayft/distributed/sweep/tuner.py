@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import time
 import uuid
 from pathlib import Path
 from types import SimpleNamespace
@@ -39,6 +40,8 @@ TUNE_SETTINGS = {
 _PREPARE = "prepare"
 # A process that dies while it prepares is replaced so often, where trials are repeated less often.
 _PREPARE_RETRIES = 2
+# How long a process waits for the others to prepare; on a cluster that is busy they may wait for its place.
+_HOLD_S = 60.0
 
 
 def run_tuner(
@@ -149,7 +152,8 @@ class _SearchOnly(_OfThisProcess, FIFOScheduler):
     def __init__(self, inner: TrialScheduler, conductor: Conductor, metric: str) -> None:
         super().__init__()
         self._inner, self._conductor, self._metric_name = inner, conductor, metric
-        self._prepared: dict[str, Any] = {}
+        self._held: list[Any] = []
+        self._held_since: float | None = None
         if isinstance(inner, AsyncHyperBandScheduler):
             _replay(inner, conductor, metric)
 
@@ -170,7 +174,10 @@ class _SearchOnly(_OfThisProcess, FIFOScheduler):
         if result.get("done"):
             return TrialScheduler.STOP
         if _is_preparation(trial):
-            return self._hold(tune_controller, trial)
+            # Its process waits: Ray Tune would give it the share of one that is about to start, and end that one.
+            self._held.append(trial)
+            self._held_since = self._held_since or time.monotonic()
+            return TrialScheduler.NOOP
         if not _is_search(trial) or self._metric_name not in result:
             return TrialScheduler.CONTINUE
         if self._conductor.out_of_time():
@@ -189,25 +196,26 @@ class _SearchOnly(_OfThisProcess, FIFOScheduler):
             # Ray Tune ends all processes but one for which no trial is waiting. The first trials come a moment later.
             tune_controller._actor_cache.increase_max(trial.placement_group_factory)
 
-    def _hold(self, tune_controller: Any, trial: Any) -> str:
-        """Keep the process of a share until all shares are there; Ray Tune would give it one that still starts."""
-        self._prepared[_name(trial)] = trial
-        if len(self._prepared) < trial.config["prepare"]["share"][1]:
-            return TrialScheduler.NOOP
-        for each in self._prepared.values():
-            if each is not trial:
-                tune_controller.stop_trial(each)
-        return TrialScheduler.STOP
-
     def on_trial_remove(self, tune_controller: Any, trial: Any) -> None:
         if _is_search(trial):
             self._inner.on_trial_remove(tune_controller, trial)
 
     def choose_trial_to_run(self, tune_controller: Any) -> Any:
+        self._release(tune_controller)
         for trial in tune_controller.get_trials():
             if trial.status == "PENDING" and not _is_search(trial):
                 return trial
         return self._inner.choose_trial_to_run(tune_controller)
+
+    def _release(self, tune_controller: Any) -> None:
+        """End the shares whose processes wait, once all are there or it takes too long."""
+        if not self._held or self._held_since is None:
+            return
+        is_all = len(self._held) == self._held[0].config["prepare"]["share"][1]
+        if is_all or time.monotonic() - self._held_since > _HOLD_S:
+            for trial in self._held:
+                tune_controller.stop_trial(trial)
+            self._held.clear()
 
 
 class _Notes(_OfThisProcess, tune.Callback):
