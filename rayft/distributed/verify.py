@@ -19,6 +19,7 @@ from rayft.distributed.run import prepare_dataset
 from rayft.distributed.signals import noted_signals
 from rayft.distributed.worker import broadcast, enter_driver_folder, report_final_errors
 from rayft.errors import ConfigError, RunInterrupted
+from rayft.learn.parity_trace import Trace
 from rayft.storage import Storage
 
 WORKER_COUNTS = (1, 2, 3)
@@ -197,7 +198,7 @@ def _compare(traces: dict[int, dict[str, Any]]) -> list[Check]:
     return checks
 
 
-def _compare_pair(name: str, alone: Any, trace: Any, workers: str) -> list[Check]:
+def _compare_pair(name: str, alone: Trace, trace: Trace, workers: str) -> list[Check]:
     loss = _relative(alone.losses, trace.losses)
     if name.startswith("float64"):
         metric = _relative([alone.metrics["log_loss"]], [trace.metrics["log_loss"]]) if alone.metrics else 0.0

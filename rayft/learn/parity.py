@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from rayft.learn.digest import digest
 from rayft.learn.distill import Teacher
 from rayft.learn.loop import Plan
 from rayft.learn.optimizer import Updater
+from rayft.learn.parity_trace import Trace
 from rayft.learn.phased import Phased
 from rayft.learn.place import Place
 from rayft.learn.state import state_variables
@@ -35,32 +36,6 @@ SIDE = 64
 AUGMENT = AugmentConfig(
     horizontal_flip=True, crop=0.2, rotate=15, brightness=0.1, contrast=0.2, saturation=0.2, hue=0.05
 )
-
-
-@dataclass(frozen=True)
-class Trace:
-    """What one short run computed.
-
-    Attributes:
-        losses: Global mean loss of each step.
-        gradient: Gradient of the first step, flat, summed over replicas; float64.
-        metrics: Validation metrics after the run.
-        weights: Trained weights after the run, flat; float64.
-        same_on_all_ranks: Whether all ranks ended with the same weights, bit for bit.
-        resumed_equal: Whether a run cut in the middle and resumed had the same losses and ended with the same
-            state, bit for bit.
-        examples_per_epoch: Real examples that the batches of one epoch held, over all ranks.
-        head_only: Whether the whole backbone was frozen.
-    """
-
-    losses: list[float]
-    gradient: np.ndarray
-    metrics: dict[str, float]
-    weights: np.ndarray
-    same_on_all_ranks: bool
-    resumed_equal: bool
-    examples_per_epoch: float
-    head_only: bool
 
 
 def run_cases(

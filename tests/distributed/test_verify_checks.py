@@ -12,7 +12,8 @@ from rayft.distributed.verify import MOST_WORKERS, VerifyReport, _check_counts, 
 from rayft.errors import ConfigError
 from rayft.learn import batches
 from rayft.learn.batches import Batches
-from rayft.learn.parity import BATCH, EXAMPLES, Trace, _own_examples, shrink, subset
+from rayft.learn.parity import BATCH, EXAMPLES, _own_examples, shrink, subset
+from rayft.learn.parity_trace import Trace
 from rayft.learn.place import Place
 
 TRACE = Trace(

@@ -64,8 +64,9 @@ def test_a_port_for_metrics_that_is_taken_is_refused_before_ray_starts():
 
 def test_what_starts_a_group_of_workers_loads_no_tensorflow():
     # Ray's controller unpickles some, the driver imports all; Ray's TensorflowTrainer would cost it five seconds.
-    names = ("backend", "monitor", "worker", "group", "run", "sweep.run")
-    code = f"import sys; {'; '.join(f'import rayft.distributed.{name}' for name in names)}; print(sys.modules.keys())"
+    names = ("backend", "monitor", "worker", "group", "run", "sweep.run", "verify")
+    imports = [*(f"import rayft.distributed.{name}" for name in names), "import rayft.learn.parity_trace"]
+    code = f"import sys; {'; '.join(imports)}; print(sys.modules.keys())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "'rayft.distributed.worker'" in done.stdout
     assert "'tensorflow'" not in done.stdout
