@@ -111,7 +111,8 @@ class Command:
         end = time.monotonic() + within_s
         while True:
             lines = {pid: _command_line(pid).strip() for pid in self._left()}
-            left = [f"{pid} {line}" for pid, line in lines.items() if line and not line.startswith(but or "\0")]
+            # One that is ending has no line any more, and its sockets still.
+            left = [f"{pid} {line}" for pid, line in lines.items() if not line.startswith(but or "\0")]
             if not left or time.monotonic() > end:
                 return left
             time.sleep(0.2)
@@ -185,6 +186,11 @@ def assert_tidy(command: Command, folder: Path) -> None:
     assert [name for name in names if name.endswith(".tmp")] == []
 
 
+def is_over(pid: int) -> bool:
+    """Whether a process has ended; its command line goes with its memory, a moment before its sockets do."""
+    return pid not in _processes()
+
+
 def _processes() -> dict[int, tuple[int, str]]:
     """Return parent and start time of each living process; the dead that nobody waited for are left out."""
     found = {}
@@ -194,7 +200,8 @@ def _processes() -> dict[int, tuple[int, str]]:
                 fields = (entry / "stat").read_text().rpartition(")")[2].split()
             except OSError:
                 continue
-            if fields[0] != "Z":
+            # The first thread may be dead before the others, which hold the sockets open.
+            if fields[0] != "Z" or int(fields[17]) > 1:
                 found[int(entry.name)] = (int(fields[1]), fields[19])
     return found
 

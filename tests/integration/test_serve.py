@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from endpoints import ask, serving
-from running import RAY_AGENTS, Command
+from running import RAY_AGENTS, Command, is_over
 from trunks import noise, write_tuned
 
 import rayft
@@ -145,7 +145,7 @@ def test_a_killed_replica_costs_what_it_held_and_overload_is_429(tmp_path, packa
             time.sleep(1)
             killed_at = time.monotonic()
             os.kill(victim, signal.SIGKILL)
-            wait_for(lambda: not command_line(victim))
+            wait_for(lambda: is_over(victim))
             gone_at = time.monotonic()
             wait_for(lambda: len(set(replicas(command)) - {victim}) == 2 and is_whole(port), 120)
         # Lost is what it held, one request a thread, and what reached it while the system took it apart: nothing later.
