@@ -24,7 +24,8 @@ demo: $(STAMP)
 
 test: lint
 	$(BIN)/python -m pytest -n auto --durations=10 tests/unit tests/e2e/test_bad_input.py
-	$(BIN)/python -m pytest --durations=20 tests/distributed tests/integration tests/e2e --ignore=tests/e2e/test_bad_input.py
+# Two files at a time: these tests wait for most of their time, for processes to start and for clocks.
+	$(BIN)/python -m pytest -n 2 --dist loadfile --durations=20 tests/distributed tests/integration tests/e2e --ignore=tests/e2e/test_bad_input.py
 
 # What `make test` leaves out: more of the same kind, an hour on 2 cores.
 test-full: lint

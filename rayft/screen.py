@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 # A person reads no faster.
 _LIVE_EVERY_S = 0.2
-# In a log, of an epoch that takes long; `rayft status` reads it there.
+# In a log, of an epoch or a pass that takes long; `rayft status` reads it there.
 _LOG_EVERY_S = 30.0
 _PROGRESS = re.compile(
     r"epoch (?P<epoch>\d+)/(?P<epochs>\d+)  step (?P<step>\d+)/(?P<steps>\d+)"
@@ -47,12 +47,12 @@ class LiveLine:
                 self.close()
                 print(notice, file=self._stream, flush=True)
         seen = tuple(state.get(key) for key in ("phase", "workers", "done_epochs", "stage", "restarts"))
-        is_news = seen != self._seen
+        is_news, moves = seen != self._seen, "epoch" in state or "share" in state
         if self._live and (is_news or time.monotonic() - self._shown_at > _LIVE_EVERY_S):
             # Return to the start of the line and clear it.
             print(f"\r\x1b[K{progress_line(state)}", end="", file=self._stream, flush=True)
             self._shown_at = time.monotonic()
-        elif not self._live and (is_news or ("epoch" in state and time.monotonic() - self._shown_at > _LOG_EVERY_S)):
+        elif not self._live and (is_news or (moves and time.monotonic() - self._shown_at > _LOG_EVERY_S)):
             print(progress_line(state), file=self._stream, flush=True)
             self._shown_at = time.monotonic()
         self._seen = seen

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from rayft.capacity import check_capacity, check_nodes
 from rayft.config import ClusterConfig
@@ -90,6 +91,11 @@ def has_ended() -> bool:
     """Whether the embedded Ray of this process has lost a process of its own, without which it can do nothing."""
     node = ray._private.worker._global_node
     return node is not None and any(kind in ("gcs_server", "raylet") for kind, _ in node.dead_processes())
+
+
+def on_this_node() -> NodeAffinitySchedulingStrategy:
+    """Return what keeps an actor on the node of the process that starts it."""
+    return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
 
 
 def answers(address: str | None) -> bool:

@@ -18,11 +18,10 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
 from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from rayft.config import ClusterConfig
 from rayft.distributed.backend import WorkersOfTensorflow
-from rayft.distributed.cluster import has_ended
+from rayft.distributed.cluster import has_ended, on_this_node
 from rayft.distributed.monitor import Monitor
 from rayft.distributed.signals import SIGNAL_LAG_S, noted_signals
 from rayft.errors import RayftError, RunFailed, RunInterrupted
@@ -167,8 +166,7 @@ def _start_monitor() -> Any:
     Ray would draw one by lot. The loss of a worker's machine could then end the run; and workers whose driver is lost
     with its machine could write on beside those of the next driver, where they now wait for an answer until they end.
     """
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    return Monitor.options(scheduling_strategy=here).remote()  # type: ignore[attr-defined]
+    return Monitor.options(scheduling_strategy=on_this_node()).remote()  # type: ignore[attr-defined]
 
 
 def _resources(cluster: ClusterConfig) -> dict[str, float]:

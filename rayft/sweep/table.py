@@ -11,7 +11,7 @@ from rich.live import Live
 from rich.table import Table
 
 from rayft.config import RunConfig
-from rayft.screen import format_duration, format_metrics
+from rayft.screen import LiveLine, format_duration, format_metrics
 from rayft.sweep.choose import choose_winner, sweep_metric
 from rayft.sweep.conductor import Conductor
 from rayft.sweep.record import Trial
@@ -37,18 +37,22 @@ class SweepScreen:
         self._metric = sweep_metric(config)
         self._stream = stream or sys.stderr
         self._console = Console(file=self._stream)
+        self._line = LiveLine(self._stream)
         self._live: Live | None = None
         self._shown_at = 0.0
         self._phase, self._planned = "", False
         self._seen: dict[str, tuple[str, int]] = {}
 
     def __call__(self, standing: Any) -> None:
-        """Show how the sweep stands: ``phase``, ``plan`` and ``conductor``, the latter two where known."""
+        """Show how the sweep stands: ``phase``, and ``plan``, ``share`` and ``conductor`` where known."""
         if standing.plan is not None and not self._planned:
             self._planned = True
             self._print(standing.plan.describe())
-        if standing.conductor is None:
+        if standing.share is not None:
+            self._line({"phase": standing.phase, "share": standing.share})
+        elif standing.conductor is None:
             if standing.phase != self._phase:
+                self._line.close()
                 self._print(standing.phase)
         elif self._stream.isatty():
             self._renew(standing.conductor)
@@ -58,7 +62,9 @@ class SweepScreen:
 
     def close(self) -> None:
         """Leave the table as it stands."""
-        if self._live is not None:
+        if self._live is None:
+            self._line.close()
+        else:
             self._live.stop()
             self._live = None
 

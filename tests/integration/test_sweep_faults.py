@@ -1,10 +1,13 @@
 """Sweeps on a prefix cache whose builder, driver or disk gives out end as an undisturbed one does."""
 
+import json
 import os
 import random
 import shutil
 import signal
 import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from running import RAY_AGENTS, Command, assert_tidy, make_home, result
@@ -22,6 +25,16 @@ sweep:
   scheduler: none
   retries: 3
   space: {optim.learning_rate: {grid: [0.001, 0.003, 0.01, 0.03]}}
+"""
+
+# Prints each share of the pass that the driver of a sweep was told.
+WATCH = """
+import json, sys
+from rayft.config import load_config
+from rayft.distributed.sweep.run import sweep
+shares = []
+sweep(load_config("config.yaml", tuple(sys.argv[1:])), on_standing=lambda standing: shares.append(standing.share))
+print(json.dumps([share for share in shares if share is not None]))
 """
 
 pytestmark = [pytest.mark.full, pytest.mark.timeout(3000)]
@@ -136,6 +149,23 @@ def test_a_signal_while_the_cache_is_built_leaves_nothing_behind(home, undisturb
             shard.unlink()
     _finish(_start(home), home)
     _assert_same(home, undisturbed)
+
+
+@pytest.mark.parametrize("kind", [[], ["cluster.workers=2"]], ids=["light", "distributed"])
+def test_the_pass_tells_how_far_it_is(home, kind):
+    done = subprocess.run(
+        [sys.executable, "-c", WATCH, "data.image_size=224", "sweep.trials=1", *kind],
+        cwd=home,
+        env={**os.environ, "HOME": str(home / "home"), "PYTHONPATH": str(Path(__file__).parents[2])},
+        capture_output=True,
+        text=True,
+        timeout=400,
+    )
+    assert done.returncode == 0, done.stderr
+    shares = json.loads(done.stdout.splitlines()[-1])
+    assert shares[0] == 0
+    assert shares == sorted(shares)
+    assert any(0 < share < 1 for share in shares), set(shares)
 
 
 def test_two_sweeps_that_need_one_cache_build_it_together(home, undisturbed):

@@ -14,7 +14,7 @@ def three_epochs(log):
     def body(attempt):
         for epoch in (1, 2, 3):
             log.append(epoch)
-            attempt.epoch_done(epoch)
+            attempt.tell(epoch)
         return "result"
 
     return body
@@ -22,14 +22,14 @@ def three_epochs(log):
 
 def test_epochs_come_one_by_one_and_then_the_result():
     attempt = Attempt(three_epochs([]), lockstep=True)
-    assert [attempt.next_epoch() for _ in range(4)] == [1, 2, 3, None]
+    assert [attempt.next_told() for _ in range(4)] == [1, 2, 3, None]
     assert (attempt.result, attempt.error) == ("result", None)
 
 
 def test_in_lockstep_nothing_runs_ahead_and_a_stop_ends_it_there():
     log = []
     attempt = Attempt(three_epochs(log), lockstep=True)
-    assert attempt.next_epoch() == 1
+    assert attempt.next_told() == 1
     attempt.stop(5)
     assert log == [1]
     assert attempt.result is None
@@ -44,21 +44,21 @@ def test_without_lockstep_the_newest_epoch_is_told():
         assert attempt.stop_requested.wait(5)
 
     attempt = Attempt(body, lockstep=False)
-    first = attempt.next_epoch()
+    first = attempt.next_told()
     assert ran.wait(5)
-    assert first == 3 or attempt.next_epoch() == 3
+    assert first == 3 or attempt.next_told() == 3
     attempt.stop(5)
-    assert attempt.next_epoch() is None
+    assert attempt.next_told() is None
     assert attempt.error is None
 
 
 def test_an_error_ends_the_attempt_and_is_kept():
     def body(attempt):
-        attempt.epoch_done(1)
+        attempt.tell(1)
         raise ValueError("broken")
 
     attempt = Attempt(body, lockstep=True)
-    assert [attempt.next_epoch(), attempt.next_epoch()] == [1, None]
+    assert [attempt.next_told(), attempt.next_told()] == [1, None]
     assert str(attempt.error) == "broken"
 
 

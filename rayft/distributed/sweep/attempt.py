@@ -1,4 +1,4 @@
-"""One try at a trial, in a thread of its own, epoch by epoch."""
+"""One try at a trial, in a thread of its own, which tells how far it is."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Stopped(Exception):
 
 
 class Attempt:
-    """Runs a body that tells of its epochs, and hands them out one by one.
+    """Runs a body that tells how far it is, such as after how many epochs, and hands this out.
 
     Attributes:
         stop_requested: Set once the attempt is not wanted any more.
@@ -24,12 +24,12 @@ class Attempt:
     """
 
     def __init__(self, body: Callable[[Attempt], Any], *, lockstep: bool) -> None:
-        """Prepare ``body(attempt)``; it starts with the first ``next_epoch``.
+        """Prepare ``body(attempt)``; it starts with the first ``next_told``.
 
         Args:
-            body: Calls ``epoch_done`` after each epoch.
-            lockstep: Whether the body waits there until somebody asks for the epoch after it. A light trial
-                does, so that one that is stopped early has not trained further; workers do not wait.
+            body: Calls ``tell`` whenever it got further.
+            lockstep: Whether the body waits there until somebody asks again. A light trial does after each epoch, so
+                that one that is stopped early has not trained further; workers do not wait.
         """
         self.stop_requested = threading.Event()
         self.result: Any = None
@@ -39,20 +39,20 @@ class Attempt:
         self._go_on = threading.Semaphore(0)
         self._thread = threading.Thread(target=self._run, args=(body,), name="attempt", daemon=True)
 
-    def epoch_done(self, epoch: int) -> None:
-        """Tell that so many epochs are done; called by the body.
+    def tell(self, done: float) -> None:
+        """Tell that so much is done; called by the body.
 
         Raises:
             Stopped: The attempt is not wanted any more. In lockstep only: workers are asked, not torn away.
         """
-        self._told.put(epoch)
+        self._told.put(done)
         if self._lockstep:
             self._go_on.acquire()
             if self.stop_requested.is_set():
                 raise Stopped
 
-    def next_epoch(self) -> int | None:
-        """Wait for the next epoch; returns the epochs done, or None at the end of the body."""
+    def next_told(self) -> float | None:
+        """Wait until the body got further; returns how far, or None at its end."""
         if self._thread.ident is None:
             self._thread.start()
         else:
@@ -76,7 +76,7 @@ class Attempt:
             self.result = body(self)
         except Stopped:
             pass
-        # The user's own code may raise anything; whoever asks for the next epoch decides what to do.
+        # The user's own code may raise anything; whoever asks decides what to do.
         except Exception as error:
             self.error = error
         finally:

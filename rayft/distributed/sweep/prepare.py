@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -12,12 +13,14 @@ import ray
 
 from rayft.config import RunConfig
 from rayft.data.dataset import Dataset
+from rayft.distributed.cluster import on_this_node
 from rayft.distributed.devices import plan_devices, set_up_tensorflow
 from rayft.distributed.worker import enter_driver_folder
 from rayft.sweep.plan import TrialPlan
 from rayft.sweep.space import DEPTH, Space
 
 POLL_S = 0.3
+_TELL_EVERY_S = 1.0
 # Trials that differ in these have prefixes of their own.
 _PREFIX_FIELDS = ("data.", "model.backbone", "model.weights", "train.precision", "prefix_cache.")
 
@@ -56,12 +59,18 @@ class Preparation:
         # Where nothing is shared, the processes of light trials start at least.
         self._count = plan.slots if self.is_shared or plan.kind == "light" else 1
         self._handed = 0
+        self._shares_done: dict[int, float] = {}
         self._answers: dict[int, Prepared] = {}
 
     @property
     def is_done(self) -> bool:
         """Whether every share is there."""
         return len(self._answers) == self._count
+
+    @property
+    def share_done(self) -> float | None:
+        """How much of the pass over the pictures is done, 0 to 1; None where there is none."""
+        return sum(self._shares_done.values()) / self._count if self.is_shared else None
 
     @property
     def ensured(self) -> list[dict[str, Any]]:
@@ -77,9 +86,14 @@ class Preparation:
         self._handed += 1
         return {"depths": self._depths, "passes": self._passes, "share": share}
 
+    def progressed(self, number: int, done: float) -> None:
+        """Take how much of its share a process has done, 0 to 1; one that took another's place begins anew."""
+        self._shares_done[number] = done
+
     def answered(self, number: int, answer: Prepared) -> None:
         """Take what the process of a share returned."""
         self._answers[number] = answer
+        self._shares_done[number] = 1.0
 
     def lines(self) -> list[str]:
         """Say what was found and decided."""
@@ -92,9 +106,29 @@ class Preparation:
         tree, arguments = self._config.model_dump(mode="json"), []
         while (each := self.next()) is not None:
             arguments.append(each)
-        tasks = [_start(_prepare_task, self._config, tree, dataset, each) for each in arguments]
+        board = _Board.options(scheduling_strategy=on_this_node()).remote()  # type: ignore[attr-defined]
+        tasks = [_start(_prepare_task, self._config, tree, dataset, board, each) for each in arguments]
+
+        def look() -> None:
+            self._shares_done.update(ray.get(board.read.remote()))
+            check()
+
         for number, task in enumerate(tasks):
-            self.answered(number, _result(task, check))
+            self.answered(number, _result(task, look))
+
+
+@ray.remote(num_cpus=0)
+class _Board:
+    """Shows the driver how far its tasks are."""
+
+    def __init__(self) -> None:
+        self._done: dict[int, float] = {}
+
+    def tell(self, number: int, done: float) -> None:
+        self._done[number] = done
+
+    def read(self) -> dict[int, float]:
+        return self._done
 
 
 def prepare(
@@ -105,6 +139,7 @@ def prepare(
     depths: list[Any],
     passes: float | None,
     share: tuple[int, int],
+    tell: Callable[[float], object] = lambda done: None,
 ) -> Prepared:
     """Do the part of a process that has set up TensorFlow.
 
@@ -115,6 +150,7 @@ def prepare(
         depths: Values of ``freeze.depth``.
         passes: Epochs x trials of a depth, for the cost model; None where nothing is computed for all trials.
         share: Number of this process, and their count.
+        tell: Called about once a second with how much of its share is done, 0 to 1; what it raises ends the pass.
 
     Raises:
         ModelError: The backbone cannot be built, or has no such depth.
@@ -131,10 +167,15 @@ def prepare(
     from rayft.prefix.ensure import ensure_cache
 
     notices: list[str] = []
+    told_at = time.monotonic()
 
     def progress(state: dict[str, Any]) -> None:
+        nonlocal told_at
         if "notice" in state:
             notices.append(state["notice"])
+        elif "share" in state and time.monotonic() - told_at > _TELL_EVERY_S:
+            told_at = time.monotonic()
+            tell(state["share"])
 
     ensured = ensure_cache(
         config, dataset, depths, passes=passes, share=share, progress=progress, build=build or build_network
@@ -169,10 +210,11 @@ def _skeleton(config: RunConfig) -> Any:
     return build_network(config, num_classes=2)
 
 
-def _prepare_task(tree: dict[str, Any], dataset: Dataset, arguments: dict[str, Any]) -> Prepared:
+def _prepare_task(tree: dict[str, Any], dataset: Dataset, board: Any, arguments: dict[str, Any]) -> Prepared:
     config = RunConfig.model_validate(tree)
     set_up_tensorflow(plan_devices(config.cluster))
-    return prepare(config, dataset, **arguments)
+    number = arguments["share"][0]
+    return prepare(config, dataset, tell=lambda done: board.tell.remote(number, done), **arguments)
 
 
 def _start(function: Callable[..., Any], config: RunConfig, *arguments: Any) -> ray.ObjectRef:

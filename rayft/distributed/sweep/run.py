@@ -52,11 +52,13 @@ class Standing:
         phase: What happens now.
         plan: How trials are laid over the cluster, once that is known.
         conductor: Knows the trials, once they begin.
+        share: How much of the phase is done, 0 to 1, where that is known.
     """
 
     phase: str
     plan: TrialPlan | None = None
     conductor: Conductor | None = None
+    share: float | None = None
 
 
 OnStanding = Callable[[Standing], None]
@@ -164,10 +166,18 @@ def _search(
     preparation = Preparation(config, space, plan)
     # A cache that one trial alone computes is not that of the winner's test.
     dataset = without_test(everything, keep_pictures=preparation.is_shared)
-    preparing = Standing("computing the frozen prefix" if preparation.is_shared else "starting the trials", plan)
+
+    def tell_of_preparation() -> None:
+        phase = "computing the frozen prefix" if preparation.is_shared else "starting the trials"
+        on_standing(Standing(phase, plan, share=preparation.share_done))
+
     if plan.kind == "distributed":
-        on_standing(preparing)
-        preparation.run_as_tasks(dataset, check)
+
+        def check_and_tell() -> None:
+            tell_of_preparation()
+            check()
+
+        preparation.run_as_tasks(dataset, check_and_tell)
     first = first_values(config, space)
     conductor = Conductor(config, space, folder, suggest, kind=plan.kind, slots=plan.slots, first=first)
     context = TrialContext.of(config, dataset, everything, folder, plan.kind)
@@ -181,7 +191,10 @@ def _search(
                 on_standing(Standing(line, plan))
             _tell_of_prefix(sink, preparation.ensured)
             told = True
-        on_standing(Standing("searching", plan, conductor) if told else preparing)
+        if told:
+            on_standing(Standing("searching", plan, conductor))
+        else:
+            tell_of_preparation()
 
     def run(done: threading.Event) -> None:
         run_tuner(config, space, preparation, conductor, context, plan, done)

@@ -18,8 +18,8 @@ from rayft.data.dataset import Dataset, join_validation
 from rayft.distributed.devices import plan_devices, set_up_tensorflow
 from rayft.distributed.export import RaySink
 from rayft.distributed.group import run_group
-from rayft.distributed.sweep.attempt import Attempt
-from rayft.distributed.sweep.prepare import prepare
+from rayft.distributed.sweep.attempt import Attempt, Stopped
+from rayft.distributed.sweep.prepare import Prepared, prepare
 from rayft.distributed.worker import describe_error, enter_driver_folder, run_worker, watchdog
 from rayft.errors import RayftError, RunFailed, StorageError
 from rayft.observe.log import RunLog
@@ -88,11 +88,11 @@ class TrialActor(tune.Trainable):
     def step(self) -> dict[str, Any]:
         """Wait for the next epoch; returns the trial's state after it."""
         while True:
-            epoch = self._attempt.next_epoch()
+            told = self._attempt.next_told()
             if self._prepares:
-                return self._answer()
+                return self._answer() if told is None else {"share_done": told}
             if self._attempt.error is None:
-                return self._report(finished=epoch is None)
+                return self._report(finished=told is None)
             self._failures += 1
             error = self._attempt.error
             if self._failures > self._config.sweep.retries:
@@ -130,9 +130,16 @@ class TrialActor(tune.Trainable):
         base, dataset = RunConfig.model_validate(self._context.config), self._context.dataset
         self._prepares = "prepare" in config
         if self._prepares:
-            self._attempt = Attempt(
-                lambda attempt: prepare(base, dataset, self._build, **config["prepare"]), lockstep=True
-            )
+
+            def prepare_here(attempt: Attempt) -> Prepared:
+                def tell(done: float) -> None:
+                    if attempt.stop_requested.is_set():
+                        raise Stopped
+                    attempt.tell(done)
+
+                return prepare(base, dataset, self._build, tell=tell, **config["prepare"])
+
+            self._attempt = Attempt(prepare_here, lockstep=False)
             return
         self._trial = trial = Trial(**config["trial"])
         # PBT changes the values in Ray Tune's config, not in the trial that was handed out.
@@ -213,7 +220,7 @@ class TrialActor(tune.Trainable):
                     told = state["done_epochs"]
                     # Waiting for a decision is no stall.
                     faulthandler.cancel_dump_traceback_later()
-                    attempt.epoch_done(told)
+                    attempt.tell(told)
                     alive()
                 return False
 
@@ -236,7 +243,7 @@ class TrialActor(tune.Trainable):
             nonlocal told
             if state.get("done_epochs", 0) > told:
                 told = state["done_epochs"]
-                attempt.epoch_done(told)
+                attempt.tell(told)
 
         who = {"run": self._context.config["name"], "trial": self._trial.id}
         payload = {"config": self._config.model_dump(), "dataset": self._dataset, "output": self._output, **who}

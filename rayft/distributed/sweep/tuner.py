@@ -173,7 +173,7 @@ class _SearchOnly(_OfThisProcess, FIFOScheduler):
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict) -> str:
         if result.get("done"):
             return TrialScheduler.STOP
-        if _is_preparation(trial):
+        if "prepared" in result:
             # Its process waits: Ray Tune would give it the share of one that is about to start, and end that one.
             self._held.append(trial)
             self._held_since = self._held_since or time.monotonic()
@@ -235,6 +235,8 @@ class _Notes(_OfThisProcess, tune.Callback):
     def on_trial_result(self, iteration: int, trials: list, trial: Any, result: dict, **info: Any) -> None:
         if "fatal" in result:
             self._conductor.give_up(result["fatal"])
+        if "share_done" in result:
+            self._preparation.progressed(trial.config["prepare"]["share"][0], result["share_done"])
         if "prepared" in result:
             self._preparation.answered(trial.config["prepare"]["share"][0], result["prepared"])
         if "report" in result:
