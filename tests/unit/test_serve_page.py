@@ -160,6 +160,26 @@ def test_a_picture_may_be_dropped_or_pasted(visit, packages, kind):
     assert _shown(page) == _expected(packages["zoo"], other)
 
 
+def test_a_picture_that_comes_before_the_list_of_models_is_classified(visit, packages):
+    page, held = visit(), []
+    page.route("**/v1/models", lambda route: held.append(route), times=1)
+    page.reload()
+    page.set_input_files("#file", _file())
+    assert _shown(page) == _expected(packages["zoo"])
+    held[0].continue_()
+    expect(page.locator("#problem")).to_be_empty()
+    assert _shown(page) == _expected(packages["zoo"])
+
+
+def test_a_list_of_models_that_could_not_be_had_is_asked_for_again(visit, packages):
+    page = visit()
+    page.route("**/v1/models", lambda route: route.abort(), times=1)
+    page.reload()
+    expect(page.locator("#problem")).to_contain_text("The endpoint does not answer")
+    page.set_input_files("#file", _file())
+    assert _shown(page) == _expected(packages["zoo"])
+
+
 def test_the_number_of_classes_is_bounded(visit, packages):
     page = visit()
     page.fill("#top", "1")

@@ -98,9 +98,7 @@ function fresh(old, blob) {
 }
 
 function target(verb, query) {
-  const model = chosen();
-  if (!model) throw new Refused("There is no model to ask.");
-  return `/v1/models/${encodeURIComponent(model.name)}:${verb}?${new URLSearchParams(query)}`;
+  return `/v1/models/${encodeURIComponent(chosen().name)}:${verb}?${new URLSearchParams(query)}`;
 }
 
 const sent = () => ({ method: "POST", body: state.picture, headers: { "Content-Type": state.picture.type } });
@@ -112,6 +110,9 @@ async function classify() {
   at("status").textContent = "Asking ...";
   at("go").setAttribute("aria-disabled", "true");
   try {
+    // A picture may come before the list does, or after the list could not be had.
+    if (!state.models.length) await showModels();
+    if (mine !== state.asked) return;
     const begun = performance.now();
     const reply = await ask(target("predict", { top: at("top").value }), sent());
     const [row] = (await reply.json()).predictions;
