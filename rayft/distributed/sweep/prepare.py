@@ -70,7 +70,10 @@ class Preparation:
     @property
     def share_done(self) -> float | None:
         """How much of the pass over the pictures is done, 0 to 1; None where there is none."""
-        return sum(self._shares_done.values()) / self._count if self.is_shared else None
+        if not self.is_shared:
+            return None
+        done = [1.0 if number in self._answers else self._shares_done.get(number, 0.0) for number in range(self._count)]
+        return sum(done) / self._count
 
     @property
     def ensured(self) -> list[dict[str, Any]]:
@@ -93,7 +96,6 @@ class Preparation:
     def answered(self, number: int, answer: Prepared) -> None:
         """Take what the process of a share returned."""
         self._answers[number] = answer
-        self._shares_done[number] = 1.0
 
     def lines(self) -> list[str]:
         """Say what was found and decided."""
@@ -110,8 +112,11 @@ class Preparation:
         tasks = [_start(_prepare_task, self._config, tree, dataset, board, each) for each in arguments]
 
         def look() -> None:
-            self._shares_done.update(ray.get(board.read.remote()))
             check()
+            # The board's process takes a moment to start, and may be gone after a signal.
+            read = board.read.remote()
+            if ray.wait([read], timeout=POLL_S)[0]:
+                self._shares_done.update(ray.get(read))
 
         for number, task in enumerate(tasks):
             self.answered(number, _result(task, look))
