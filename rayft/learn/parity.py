@@ -31,7 +31,7 @@ from rayft.model.network import build_network
 
 EPOCHS = 2
 BATCH = 8
-EXAMPLES = 19  # Two full batches and a part, which leaves some of three workers nothing but padding.
+EXAMPLES = 21  # Of the last batch one worker of two has all of its part, and one of three nothing but padding.
 SIDE = 64
 AUGMENT = AugmentConfig(
     horizontal_flip=True, crop=0.2, rotate=15, brightness=0.1, contrast=0.2, saturation=0.2, hue=0.05

@@ -8,6 +8,7 @@ from running import make_home
 
 from rayft.config import load_config
 from rayft.data.dataset import open_dataset
+from rayft.data.order import replica_positions
 from rayft.distributed.verify import MOST_WORKERS, VerifyReport, _check_counts, _compare
 from rayft.errors import ConfigError
 from rayft.learn import batches
@@ -23,15 +24,15 @@ TRACE = Trace(
     weights=np.array([3.0, 4.0]),
     same_on_all_ranks=True,
     resumed_equal=True,
-    examples_per_epoch=19.0,
+    examples_per_epoch=EXAMPLES,
     head_only=False,
 )
 
 
 def failed(name, **changes):
     """Return the failed checks when two workers differ from the others in ``changes``."""
-    traces = {count: {"cases": {name: TRACE}, "examples": 19} for count in (1, 2, 3)}
-    traces[2] = {"cases": {name: replace(TRACE, **changes)}, "examples": 19}
+    traces = {count: {"cases": {name: TRACE}, "examples": EXAMPLES} for count in (1, 2, 3)}
+    traces[2] = {"cases": {name: replace(TRACE, **changes)}, "examples": EXAMPLES}
     report = VerifyReport(tuple(_compare(traces)), "")
     assert report.passed == all(check.passed for check in report.checks)
     return [(check.name.removeprefix(f"{name}: "), check.workers) for check in report.checks if not check.passed]
@@ -57,6 +58,14 @@ def failed(name, **changes):
 )
 def test_a_check_fails_past_its_tolerance_alone(name, changes, expected):
     assert failed(name, **changes) == expected
+
+
+@pytest.mark.parametrize(("workers", "held"), [(1, [5]), (2, [4, 1]), (3, [3, 2, 0])])
+def test_the_last_batch_tells_workers_apart(workers, held):
+    # The first of two has no padding there; one worker alone has.
+    left = EXAMPLES % BATCH
+    given = [replica_positions(BATCH, workers, rank) for rank in range(workers)]
+    assert [int((positions < left).sum()) for positions in given] == held
 
 
 def test_dropping_the_last_partial_batch_everywhere_counts_as_examples_missed(tmp_path, monkeypatch):
