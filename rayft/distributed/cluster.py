@@ -6,6 +6,7 @@ import atexit
 import contextlib
 import logging
 import os
+import signal
 import socket
 import sys
 import time
@@ -17,7 +18,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from rayft.capacity import check_capacity, check_nodes
 from rayft.config import ClusterConfig
 from rayft.credentials import ensure_token, find_token, token_required
-from rayft.distributed.signals import SIGNAL_LAG_S, kept_signals
+from rayft.distributed.signals import SIGNAL_LAG_S, heard_signals, kept_signals
 from rayft.errors import ClusterError, RayftError, RunFailed, RunInterrupted
 from rayft.quiet import native_words
 
@@ -34,7 +35,7 @@ def connect(config: ClusterConfig, metrics_port: int | None = None) -> Iterator[
 
     Raises:
         ClusterError: The address does not answer, the cluster is too small for the workers, or the port is taken.
-        RunInterrupted: SIGTERM came while Ray started.
+        RunInterrupted: SIGTERM or SIGINT came while Ray started.
     """
     if config.address is None:
         check_capacity(config, embedded_resources())
@@ -44,9 +45,11 @@ def connect(config: ClusterConfig, metrics_port: int | None = None) -> Iterator[
         _require_answer(config.address)
         _require_token(config.address)
     words: list[str] = []
+    # An embedded Ray has nothing to say here.
+    kept_words = contextlib.nullcontext(words) if config.address is None else native_words()
     try:
-        # An embedded Ray has nothing to say here.
-        with kept_signals(), contextlib.nullcontext(words) if config.address is None else native_words() as words:
+        # Ray forks when it starts, where what a handler raises is lost.
+        with kept_signals(), heard_signals() as heard, kept_words as words:
             ray.init(
                 address=config.address or "local",
                 include_dashboard=False if config.address is None else None,
@@ -57,7 +60,7 @@ def connect(config: ClusterConfig, metrics_port: int | None = None) -> Iterator[
             )
     except SystemExit:
         # What Ray's own handler of SIGTERM makes of it.
-        raise RunInterrupted("Ended by SIGTERM while Ray started.", "Run the same command again.") from None
+        raise _interrupted(signal.SIGTERM) from None
     except (ConnectionError, ValueError, OSError) as error:
         if "InvalidAuthToken" in "".join(words):
             raise _other_token(config.address) from None
@@ -66,6 +69,8 @@ def connect(config: ClusterConfig, metrics_port: int | None = None) -> Iterator[
     print("".join(words), end="", file=sys.stderr)
     code = RunFailed.exit_code
     try:
+        if heard:
+            raise _interrupted(heard[0])
         if config.address is not None:
             check_nodes(config, [node["Resources"] for node in ray.nodes() if node["Alive"]])
         yield
@@ -85,6 +90,10 @@ def connect(config: ClusterConfig, metrics_port: int | None = None) -> Iterator[
             atexit.register(_end_at_once, code)
         else:
             ray.shutdown()
+
+
+def _interrupted(number: int) -> RunInterrupted:
+    return RunInterrupted(f"Ended by {signal.Signals(number).name} while Ray started.", "Run the same command again.")
 
 
 def has_ended() -> bool:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
+import socket
 import sys
 import threading
 import time
@@ -61,3 +63,33 @@ def kept_signals() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def heard_signals() -> Iterator[list[int]]:
+    """Hear SIGINT and SIGTERM in the block, also those whose handler raises where Python drops it.
+
+    So it does in callbacks, such as those before and after a fork.
+
+    Yields:
+        The numbers that came, complete when the block has ended.
+    """
+    heard: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield heard
+        return
+    reader, writer = socket.socketpair()
+    with reader, writer:
+        reader.setblocking(False)
+        writer.setblocking(False)
+        before = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+        try:
+            yield heard
+        finally:
+            signal.set_wakeup_fd(before)
+            with contextlib.suppress(BlockingIOError):
+                came = reader.recv(4096)
+                heard.extend(number for number in came if number in NUMBERS)
+                if before != -1:
+                    # An event loop that waits for signals.
+                    os.write(before, came)

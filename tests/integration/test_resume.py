@@ -2,12 +2,16 @@
 
 import os
 import signal
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 from running import RAY_AGENTS, Command, assert_tidy, make_home, result, state, steps_log, trace, worker_of
 
+ROOT = Path(__file__).parents[2]
 WATCHED = "train.step=own_steps:watched"
 # 13 steps make an epoch, 5 a checkpoint: these lie in the middle of both.
 FIRST, SECOND = 22, 48
@@ -113,6 +117,37 @@ def test_a_signal_while_ray_starts_ends_the_command_in_words(home):
         command.clean_up()
     assert "error: Ended by SIGTERM" in command.err
     assert "Traceback" not in command.err
+    assert not (home / "runs" / "run").exists()
+
+
+SIGNAL_AT_FORK = """
+import os
+import signal
+
+from rayft.cli import main
+
+pending = [True]
+os.register_at_fork(after_in_parent=lambda: pending and pending.pop() and os.kill(os.getpid(), signal.{name}))
+raise SystemExit(main(["train", "config.yaml"]))
+"""
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
+def test_a_signal_whose_exception_is_lost_at_a_fork_ends_the_command(name, home):
+    script = home / "signal_at_fork.py"
+    script.write_text(SIGNAL_AT_FORK.format(name=name))
+    done = subprocess.run(
+        [sys.executable, script.name],
+        cwd=home,
+        env={**os.environ, "HOME": str(home / "home"), "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert "Exception ignored in" in done.stderr
+    assert f"error: Ended by {name} while Ray started." in done.stderr
+    assert done.returncode == 130
     assert not (home / "runs" / "run").exists()
 
 
