@@ -126,6 +126,8 @@ import signal
 
 from rayft.cli import main
 
+# What a shell starts in the background ignores SIGINT, unless it says otherwise.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 pending = [True]
 os.register_at_fork(after_in_parent=lambda: pending and pending.pop() and os.kill(os.getpid(), signal.{name}))
 raise SystemExit(main(["train", "config.yaml"]))
