@@ -192,7 +192,7 @@ def _lose_driver(run: Run, rank: int) -> dict[str, Any]:
         refusals += 1
         time.sleep(3)
         run.repeat()
-    return {"refusals": refusals, "steps_without_driver": lost_at}
+    return {"refusals": refusals, "reached": lost_at}
 
 
 FAULTS: dict[str, Callable[[Run, int], dict[str, Any] | None]] = {
