@@ -126,7 +126,7 @@ import signal
 
 from rayft.cli import main
 
-# What a shell starts in the background ignores SIGINT, unless it says otherwise.
+# A shell lets what it starts in the background ignore SIGINT, and so would this test's command.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 pending = [True]
 os.register_at_fork(after_in_parent=lambda: pending and pending.pop() and os.kill(os.getpid(), signal.{name}))
