@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 import yaml
 from cases import BATCH_SIZE, PICTURES
-from rounds import HERE
+from rounds import HERE, worker_environment
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False, no_args_is_help=True)
 
@@ -142,7 +142,8 @@ def _config(storage: str, side: int, epochs: int, source: str) -> dict[str, Any]
 
 def _side(name: str, settings: dict[str, Any]) -> dict[str, Any]:
     line = [sys.executable, str(HERE / "prefix_side.py"), name, json.dumps({"cores": CORES, **settings})]
-    done = subprocess.run(line, capture_output=True, text=True, cwd=HERE.parent, check=False)
+    env = None if name == "fit" else worker_environment()
+    done = subprocess.run(line, capture_output=True, text=True, cwd=HERE.parent, env=env, check=False)
     if done.returncode:
         raise SystemExit(f"{name} failed:\n{done.stderr[-3000:]}")
     return json.loads(done.stdout.splitlines()[-1])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import socket
 import statistics
 import subprocess
@@ -15,6 +16,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from setting import Setting
+
+from rayft.distributed.allocator import allocator_environment
 
 HERE = Path(__file__).parent
 STDERR_LINES = 15
@@ -165,6 +168,11 @@ def ratio(turns: list[Turn], above: str, below: str, measure: str, name: str = "
     return Ratio(name, statistics.median(values), min(values), max(values), len(values))
 
 
+def worker_environment() -> dict[str, str]:
+    """Return the environment of a process that stands for one of rayft's own, as an embedded Ray starts it."""
+    return {**allocator_environment(len(os.sched_getaffinity(0))), **os.environ}
+
+
 def free_addresses(count: int) -> list[str]:
     """Return ``host:port`` of that many ports which are free now."""
     with _bound(count) as sockets:
@@ -188,4 +196,5 @@ def _start(spec: Spec, setting: Setting, errors: IO[str]) -> subprocess.Popen[st
         stderr=errors,
         text=True,
         cwd=HERE.parent,
+        env=worker_environment() if spec.script == "rayft_side.py" else None,
     )

@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from rounds import worker_environment
 
 DISTINCT = 64
 SIDE = 192
@@ -121,7 +122,7 @@ def measure(total_bytes: int) -> dict:
         size = (folder / "data.parquet").stat().st_size
         for phase in ("prepare", "work"):
             command = [sys.executable, __file__, "--phase", phase, "--folder", name]
-            done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+            done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=worker_environment())
             # The copy of the pictures in the cache suffices; this proves it, and saves the room.
             (folder / "data.parquet").unlink(missing_ok=True)
     return {"parquet_bytes": size, **json.loads(done.stdout.splitlines()[-1])}

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 import yaml
-from rounds import HERE
+from rounds import HERE, worker_environment
 from speed import RESULTS, Out, _machine, _write
 
 # EfficientNet-Lite0 has 18 blocks: its last three boundaries, and all.
@@ -78,7 +78,8 @@ def time_bound(config: dict[str, Any], depths: list[Any], rates: list[float]) ->
     for rank, core in enumerate(cores):
         setting = {"config": tree, "depths": depths, "share": [rank, len(cores)], "cores": [core]}
         line = [sys.executable, str(HERE / "prefix_side.py"), "bound", json.dumps(setting)]
-        running.append(subprocess.Popen(line, stdout=subprocess.PIPE, text=True, cwd=HERE.parent))
+        environment = worker_environment()
+        running.append(subprocess.Popen(line, stdout=subprocess.PIPE, text=True, cwd=HERE.parent, env=environment))
     answers = [json.loads(process.communicate()[0].splitlines()[-1]) for process in running]
     prefix_s = max(answer["prefix"]["seconds"] for answer in answers)
     # Each process timed one trial of each depth; the others take as long.

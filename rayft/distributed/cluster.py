@@ -18,6 +18,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from rayft.capacity import check_capacity, check_nodes
 from rayft.config import ClusterConfig
 from rayft.credentials import ensure_token, find_token, token_required
+from rayft.distributed.allocator import allocator_environment, inherited_environment
 from rayft.distributed.signals import SIGNAL_LAG_S, heard_signals, kept_signals
 from rayft.errors import ClusterError, RayftError, RunFailed, RunInterrupted
 from rayft.quiet import native_words
@@ -47,9 +48,10 @@ def connect(config: ClusterConfig, metrics_port: int | None = None) -> Iterator[
     words: list[str] = []
     # An embedded Ray has nothing to say here.
     kept_words = contextlib.nullcontext(words) if config.address is None else native_words()
+    own = {} if config.address else allocator_environment(len(os.sched_getaffinity(0)))
     try:
         # Ray forks when it starts, where what a handler raises is lost.
-        with kept_signals(), heard_signals() as heard, kept_words as words:
+        with kept_signals(), heard_signals() as heard, kept_words as words, inherited_environment(own):
             ray.init(
                 address=config.address or "local",
                 include_dashboard=False if config.address is None else None,

@@ -1,3 +1,5 @@
+import os
+import platform
 import socket
 import subprocess
 import sys
@@ -6,6 +8,7 @@ import pytest
 
 from rayft.capacity import check_capacity
 from rayft.config import ClusterConfig
+from rayft.distributed.allocator import allocator_environment, inherited_environment
 from rayft.distributed.cluster import connect
 from rayft.distributed.devices import DevicePlan, plan_devices
 from rayft.errors import ClusterError
@@ -86,3 +89,51 @@ def test_tensorflow_is_imported_without_looking_for_garbage():
     # A few may come before and after.
     assert int(collections) <= 3
     assert is_enabled == "True"
+
+
+# Blocks of a step's tensors, taken and freed by two threads as TensorFlow's are; prints the pages the system filled.
+_STEPS = """
+import resource, threading
+def step():
+    blocks = [bytes([1]) * (megabytes << 20) for megabytes in (3, 5, 9, 11, 13, 15)]
+def steps(count):
+    def run():
+        for _ in range(count):
+            step()
+    threads = [threading.Thread(target=run) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+steps(2)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+steps(20)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the variables are those of glibc")
+def test_what_a_step_frees_is_kept_for_the_next_one():
+    pages = 40 * 56 * 256  # 40 steps of 56 MB, in pages of 4 kB
+    plain = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_TUNABLES"))}
+    filled = {}
+    for name, more in {"plain": {}, "ours": allocator_environment(2)}.items():
+        done = subprocess.run(
+            [sys.executable, "-c", _STEPS], env=plain | more, capture_output=True, text=True, check=True
+        )
+        filled[name] = int(done.stdout)
+    assert filled["ours"] < pages / 20 < pages / 4 < filled["plain"]
+
+
+@pytest.mark.parametrize(("cpus", "arenas"), [(1, "1"), (2, "1"), (15, "1"), (16, "2"), (64, "8")])
+def test_threads_of_eight_cpus_share_a_heap(cpus, arenas):
+    assert allocator_environment(cpus)["MALLOC_ARENA_MAX"] == arenas
+
+
+def test_variables_are_inherited_within_the_block_alone_and_the_users_own_win(monkeypatch):
+    monkeypatch.setenv("RAYFT_TEST_SET", "theirs")
+    monkeypatch.delenv("RAYFT_TEST_NEW", raising=False)
+    with inherited_environment({"RAYFT_TEST_SET": "ours", "RAYFT_TEST_NEW": "ours"}):
+        assert (os.environ["RAYFT_TEST_SET"], os.environ["RAYFT_TEST_NEW"]) == ("theirs", "ours")
+    assert os.environ["RAYFT_TEST_SET"] == "theirs"
+    assert "RAYFT_TEST_NEW" not in os.environ
