@@ -21,6 +21,8 @@ COPY --from=build /opt/rayft /opt/rayft
 # Nothing is written beside the code, so the root file system may be read-only; /tmp and HOME may not.
 ENV PATH=/opt/rayft/bin:${PATH} HOME=/home/rayft MPLCONFIGDIR=/tmp/matplotlib \
     PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 RAY_USAGE_STATS_ENABLED=0
+# As rayft/distributed/allocator.py has it for up to 15 CPUs; give pods with more of them more arenas.
+ENV MALLOC_ARENA_MAX=1 MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=2147483647
 WORKDIR /home/rayft
 USER 1000:1000
 ENTRYPOINT ["rayft"]

@@ -10,6 +10,8 @@ import jsonschema
 import pytest
 import yaml
 
+from rayft.distributed.allocator import allocator_environment
+
 DEPLOY = Path(__file__).parents[2] / "deploy"
 LAUNCHER = sorted((DEPLOY / "clusters").glob("*.yaml"))
 IMAGES = sorted((DEPLOY / "docker").glob("*.Dockerfile"))
@@ -58,6 +60,25 @@ def test_a_launcher_file_fits_the_schema_of_ray(file):
     assert launcher_problems({**tree, "max_worker": 1}) != []
     assert launcher_problems({**tree, "worker_start_ray_commands": ["ray start"]}) != []
     assert launcher_problems({**tree, "file_mounts": {}}) != []
+
+
+@pytest.mark.parametrize(("cpus", "file"), [(2, "docker/cpu.Dockerfile"), (2, "slurm"), (24, "slurm")])
+def test_nodes_keep_the_memory_that_a_step_frees(cpus, file):
+    if file == "slurm":
+        lines = (DEPLOY / "slurm" / "rayft.sbatch").read_text().splitlines()
+        script = "\n".join(line for line in lines if line.startswith("arenas=") or "MALLOC_ARENA_MAX" in line)
+        done = subprocess.run(
+            ["bash", "-eu"],
+            input=f"{script}\nenv",
+            env={"PATH": "/usr/bin:/bin", "SLURM_CPUS_PER_TASK": str(cpus)},
+            text=True,
+            capture_output=True,
+            check=True,
+        )
+        found = done.stdout
+    else:
+        found = (DEPLOY / file).read_text()
+    assert dict(re.findall(r"(MALLOC_\w+)=(\S+)", found)) == allocator_environment(cpus)
 
 
 def test_the_slurm_script_parses():
