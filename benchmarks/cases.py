@@ -11,6 +11,7 @@ LAST_THIRD = 0.6667
 
 NETWORKS: dict[str, dict[str, Any]] = {
     "lite0-frozen-128": {"backbone": "efficientnet_lite0", "weights": "imagenet", "depth": "all", "side": 128},
+    "lite0-all-160": {"backbone": "efficientnet_lite0", "weights": "imagenet", "depth": 0, "side": 160},
     "lite0-third-96": {"backbone": "efficientnet_lite0", "weights": "imagenet", "depth": LAST_THIRD, "side": 96},
     "mobilenetv2-third-96": {"backbone": "mobilenetv2", "weights": "none", "depth": LAST_THIRD, "side": 96},
     "mobilenetv2-frozen-96": {"backbone": "mobilenetv2", "weights": "none", "depth": "all", "side": 96},

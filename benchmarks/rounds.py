@@ -33,6 +33,7 @@ class Spec:
         settings: One for each process.
         python: Interpreter; this one if not given.
         max_rounds: Turns after the warm one; all of them if not given. For sides that are very slow.
+        environment: Of the processes; that of rayft's own where they stand for one, else this one's.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Spec:
     settings: tuple[Setting, ...]
     python: str = sys.executable
     max_rounds: int | None = None
+    environment: dict[str, str] | None = None
 
 
 @dataclass(frozen=True)
@@ -196,5 +198,5 @@ def _start(spec: Spec, setting: Setting, errors: IO[str]) -> subprocess.Popen[st
         stderr=errors,
         text=True,
         cwd=HERE.parent,
-        env=worker_environment() if spec.script == "rayft_side.py" else None,
+        env=spec.environment or (worker_environment() if spec.script == "rayft_side.py" else None),
     )

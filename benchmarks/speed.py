@@ -16,7 +16,7 @@ from typing import Annotated, Any
 
 import typer
 from cases import BATCH_SIZE, NETWORKS, TORCH_FROZEN_BLOCKS, make_config
-from rounds import HERE, Ratio, Spec, Turn, free_addresses, ratio, take_turns
+from rounds import HERE, Ratio, Spec, Turn, free_addresses, ratio, take_turns, worker_environment
 from setting import Setting
 from startup import measure_startup
 
@@ -100,6 +100,31 @@ def torch(
             ratio(turns, "torch", "fit", "ms_per_step"),
         ]
         _report(out, {"measurement": "torch", "case": name, "cores": pinned}, turns, details, ratios)
+
+
+@app.command()
+def allocator(
+    out: Out = RESULTS,
+    rounds: Rounds = 5,
+    epochs: Epochs = 1,
+    steps: Steps = 12,
+    cores: Cores = ALL_CORES,
+    case: Cases = None,
+) -> None:
+    """One epoch of rayft's loop where glibc keeps what a step frees, as an embedded Ray has it, against one without."""
+    pinned = _cores(cores)
+    for name in case or ["lite0-all-160", "lite0-third-96", "mobilenetv2-third-96"]:
+        with tempfile.TemporaryDirectory(prefix="rayft-speed-") as folder:
+            base = _setting(name, "memory", pinned, Path(folder) / "data", steps * BATCH_SIZE)
+            specs = [
+                Spec(side, "rayft_side.py", (dataclasses.replace(base, workers=free_addresses(1)),), environment=values)
+                for side, values in (("kept", worker_environment()), ("returned", dict(os.environ)))
+            ]
+            turns, details = take_turns(specs, rounds=rounds, epochs=epochs)
+        ratios = [
+            ratio(turns, "kept", "returned", measure) for measure in ("ms_per_step", "cpu_ms_per_example", "peak_bytes")
+        ]
+        _report(out, {"measurement": "allocator", "case": name, "cores": pinned}, turns, details, ratios)
 
 
 @app.command()
