@@ -16,7 +16,7 @@ from typing import Annotated, Any
 
 import typer
 from cases import BATCH_SIZE, NETWORKS, TORCH_FROZEN_BLOCKS, make_config
-from rounds import HERE, Ratio, Spec, Turn, free_addresses, ratio, take_turns, worker_environment
+from rounds import HERE, Ratio, Spec, Turn, free_addresses, ratio, take_turns
 from setting import Setting
 from startup import measure_startup
 
@@ -116,9 +116,10 @@ def allocator(
     for name in case or ["lite0-all-160", "lite0-third-96", "mobilenetv2-third-96"]:
         with tempfile.TemporaryDirectory(prefix="rayft-speed-") as folder:
             base = _setting(name, "memory", pinned, Path(folder) / "data", steps * BATCH_SIZE)
+            kept, returned = ((dataclasses.replace(base, workers=[place]),) for place in free_addresses(2))
             specs = [
-                Spec(side, "rayft_side.py", (dataclasses.replace(base, workers=free_addresses(1)),), environment=values)
-                for side, values in (("kept", worker_environment()), ("returned", dict(os.environ)))
+                Spec("kept", "rayft_side.py", kept),
+                Spec("returned", "rayft_side.py", returned, environment=dict(os.environ)),
             ]
             turns, details = take_turns(specs, rounds=rounds, epochs=epochs)
         ratios = [

@@ -74,11 +74,10 @@ def time_bound(config: dict[str, Any], depths: list[Any], rates: list[float]) ->
     cores = sorted(os.sched_getaffinity(0))
     tree = {name: value for name, value in config.items() if name not in ("sweep", "name")}
     tree["freeze"] = {**tree["freeze"], "depth": "all"}
-    running = []
+    running, environment = [], worker_environment()
     for rank, core in enumerate(cores):
         setting = {"config": tree, "depths": depths, "share": [rank, len(cores)], "cores": [core]}
         line = [sys.executable, str(HERE / "prefix_side.py"), "bound", json.dumps(setting)]
-        environment = worker_environment()
         running.append(subprocess.Popen(line, stdout=subprocess.PIPE, text=True, cwd=HERE.parent, env=environment))
     answers = [json.loads(process.communicate()[0].splitlines()[-1]) for process in running]
     prefix_s = max(answer["prefix"]["seconds"] for answer in answers)

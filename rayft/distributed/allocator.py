@@ -6,7 +6,7 @@ import contextlib
 import os
 from collections.abc import Iterator
 
-# TensorFlow gives an arena of its own to each thread that computes; with more threads, one would have them wait.
+# By itself glibc gives a thread an arena of its own where it can; with many threads, one alone would have them wait.
 _CPUS_PER_ARENA = 8
 
 
